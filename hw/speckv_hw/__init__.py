@@ -1,0 +1,1 @@
+"""The device in Amaranth: one folder per box of the block picture."""

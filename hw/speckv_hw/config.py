@@ -1,0 +1,5 @@
+"""The device's configuration; the model owns it so that the driver needs no HDL to read it."""
+
+from speckv_model.config import DeviceConfig
+
+__all__ = ["DeviceConfig"]

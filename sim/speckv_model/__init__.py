@@ -1,0 +1,1 @@
+"""The golden model: NumPy twins of every box of the hardware, and the emulated device made of them."""
