@@ -95,15 +95,38 @@ class FillLine(data.Struct):
     data: LINE_BITS
 
 
-class SealKind(enum.Enum, shape=2):
+class OpenKind(enum.Enum, shape=2):
+    """Jobs of the opener: those that change what a page holds without moving its lines."""
     OPEN = 0
     """Reserve room for an OPEN page; what the page held before is freed."""
+    FREE = 1
+    """Give back what the page holds; it becomes EMPTY."""
+    POISON = 2
+    """Give back what the page holds; it becomes POISONED."""
+
+
+class OpenJob(data.Struct):
+    kind: OpenKind
+    slot: SLOT_WIDTH
+    """Slot of the page in the cache; passed through to the answer."""
+    page: PAGE_WIDTH
+    stream: StreamInfo
+
+
+class OpenDone(data.Struct):
+    kind: OpenKind
+    slot: SLOT_WIDTH
+    refused: 1
+    """OPEN: the page could not be opened; it is now what `state` says."""
+    state: PageState
+
+
+class SealKind(enum.Enum, shape=1):
+    """Jobs of the sealer: those that write a page's lines to DRAM."""
+    SPILL = 0
+    """Write the OPEN page and its bitmap, uncompressed, into its reserved room."""
     SEAL = 1
     """Compress the page, place it, write it and free the reserved room."""
-    SPILL = 2
-    """Write the OPEN page and its bitmap, uncompressed, into its reserved room."""
-    FREE = 3
-    """Give back what the page holds; it becomes EMPTY. The slot field is not used."""
 
 
 class SealJob(data.Struct):
@@ -120,10 +143,8 @@ class SealJob(data.Struct):
 class SealDone(data.Struct):
     kind: SealKind
     slot: SLOT_WIDTH
-    refused: 1
-    """OPEN: the pool has no room."""
     state: PageState
-    """What the page is now."""
+    """What the page is now: POISONED where it could not be written."""
 
 
 class SlotLine(data.Struct):

@@ -69,7 +69,9 @@ def simulate(dut, *testbenches, background=(), watched=(), clocks=100_000):
     for testbench in testbenches:
         sim.add_testbench(counted(testbench))
     for testbench in background:
-        sim.add_testbench(testbench, background=True)
+        async def behind(ctx, testbench=testbench):
+            await testbench(ctx)
+        sim.add_testbench(behind, background=True)
     for port in watched:
         async def contract(ctx, port=port):
             await watch(ctx, port)

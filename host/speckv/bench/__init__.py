@@ -1,0 +1,1 @@
+"""Measurements that the reports are made of."""

@@ -1,0 +1,8 @@
+"""The tiny language model that fills and reads a KV cache: a NumPy decoder with a pluggable place for K and V."""
+
+from .model import Llama, generate, score
+from .store import ArrayStore, DeviceStore, KVStore
+from .text import TINYLM, decode_text, encode_text, heldout_tokens
+
+__all__ = ["Llama", "generate", "score", "ArrayStore", "DeviceStore", "KVStore", "TINYLM",
+           "decode_text", "encode_text", "heldout_tokens"]

@@ -1,0 +1,87 @@
+"""Payloads at the edge of the page cache."""
+
+from amaranth.lib import data, enum
+
+from speckv_hw.types import LINE_BITS, PAGE_WIDTH, NdrOpcode, PageState, StreamInfo
+
+
+class CacheOp(enum.Enum, shape=3):
+    READ = 0
+    WRITE = 1
+    SEAL = 2
+    """Seal the page if it is OPEN."""
+    FREE = 3
+    """Forget the page and give back what it holds."""
+    FLUSH = 4
+    """Write the page to DRAM if it is OPEN, and forget it."""
+
+
+class Source(data.Struct):
+    """Where an answer goes: travels with a request and comes back with its response."""
+    channel: 1
+    """0: it came as Req, 1: as RwD."""
+    tag: 16
+    ld_id: 4
+    completes: 1
+    """The answer has a completion (NDR), with `completion` as its opcode."""
+    completion: NdrOpcode
+    time: 16
+    """Clock at which the endpoint took the request."""
+
+
+class CacheRequest(data.Struct):
+    data: LINE_BITS
+    byte_enable: 64
+    op: CacheOp
+    page: PAGE_WIDTH
+    line: 6
+    stream: StreamInfo
+    poison: 1
+    source: Source
+
+
+class ReadResponse(data.Struct):
+    data: LINE_BITS
+    poison: 1
+    source: Source
+
+
+class WriteResponse(data.Struct):
+    source: Source
+
+
+class PrefetchProposal(data.Struct):
+    page: PAGE_WIDTH
+    stream: StreamInfo
+
+
+class SlotState(data.Struct):
+    """What the cache knows of the page in a slot, beside whether it is valid and busy."""
+    page: PAGE_WIDTH
+    stream: StreamInfo
+    state: PageState
+    base: 1
+    """Lines that were not written since the page opened hold content too."""
+    count: 7
+    """Distinct lines written since the page opened."""
+    written: 64
+    poison: 64
+
+    def holds(self, line):
+        """Whether `line` holds content rather than zeros."""
+        return (self.state == PageState.SEALED) | (
+            (self.state == PageState.OPEN) & (self.base | self.written.bit_select(line, 1)))
+
+
+class CacheEvents(data.Struct):
+    """Pulses for the counters."""
+    hit: 1
+    miss: 1
+    opened: 1
+    sealed: 1
+    spilled: 1
+    fetched: 1
+    freed: 1
+    prefetch_issued: 1
+    prefetch_used: 1
+    prefetch_dropped: 1

@@ -1,0 +1,25 @@
+"""Payloads between the command queue and the command engine."""
+
+from amaranth.lib import data
+
+from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Codec, Dtype, Status
+
+
+class Command(data.Struct):
+    """A command as the host wrote it; `opcode` may be none of `Opcode`."""
+    opcode: 8
+    context: CONTEXT_WIDTH
+    tag: 16
+    first_page: PAGE_WIDTH
+    pages: PAGE_WIDTH + 1
+    index_bits: 5
+    head_bits: 5
+    layer_bits: 5
+    dtype: Dtype
+    codec: Codec
+    ld_id: 4
+    descriptor_base: 16
+
+
+class Completion(data.Struct):
+    status: Status

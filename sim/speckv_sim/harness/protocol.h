@@ -1,0 +1,71 @@
+// What passes over the socket between the Python link and the harness.
+//
+// The link sends a Command and its payload of `bytes` bytes; the harness answers with any number of PROGRESS replies
+// (at least two a second while it works, so that the link can tell slow from dead) and one other Reply with its
+// payload. On its start the harness sends one OK reply whose `value` is PROTOCOL_VERSION. All fields are little endian.
+#pragma once
+
+#include <cstdint>
+
+constexpr uint64_t PROTOCOL_VERSION = 1;
+
+enum class Op : uint32_t {
+    RESET,       // resets the device
+    RUN,         // a = clocks
+    MMIO_READ,   // a = address; value = register
+    MMIO_WRITE,  // a = address, b = value
+    MMIO_POLL,   // a = address, b = mask, c = wanted, d = most clocks; value = register, or TIMEOUT
+    SUBMIT,      // payload: Request[n]; answer: Response[n]. a = clocks after which to stop and reset (0: never)
+    DRAM_READ,   // a = byte address, b = bytes; answer: the bytes
+    DRAM_WRITE,  // a = byte address; payload: the bytes
+    DRAM_FAIL,   // a = first line, b = lines, c = 1 for reads + 2 for writes
+    DRAM_HEAL,
+    SET,         // a = Setting, b = value
+};
+
+enum class Setting : uint64_t {
+    DRAM_LATENCY,          // clocks from the acceptance of an address (AR, or the last W) to the first R, or B
+    DRAM_JITTER,           // up to so many clocks more, at random; then ids overtake each other
+    DRAM_BYTES_PER_CLOCK,  // 1 to 64, reads and writes together
+    IN_FLIGHT,             // most unfinished requests of each channel
+    IDLE,                  // permille of clocks in which no new request is offered
+    STALL,                 // permille of clocks in which responses are not accepted
+    HANG_CLOCKS,           // clocks without progress that count as a hang
+    SEED,                  // of all randomness in the traffic
+};
+
+enum class Status : uint32_t {
+    OK,
+    FAILED,    // payload: text; from now on every command fails
+    TIMEOUT,   // the device goes on, but not as awaited
+    PROGRESS,  // not an answer
+};
+
+struct Command {
+    Op op;
+    uint32_t bytes;
+    uint64_t a, b, c, d;
+};
+
+struct Reply {
+    Status status;
+    uint32_t bytes;
+    uint64_t value;
+    uint64_t clocks;  // device clocks since the start
+};
+
+// speckv_model.cxl.messages.REQUEST
+struct Request {
+    uint8_t channel, opcode, snp_type, meta_field, meta_value, ld_id, traffic_class, poison, expect, spare[7];
+    uint64_t address, byte_enable;
+    uint8_t data[64];
+};
+
+// speckv_model.cxl.messages.RESPONSE
+struct Response {
+    uint8_t kind, ndr_opcode, drs_opcode, poison, dev_load, meta_field, meta_value, ld_id;
+    uint32_t latency, spare;
+    uint8_t data[64];
+};
+
+static_assert(sizeof(Command) == 40 && sizeof(Reply) == 24 && sizeof(Request) == 96 && sizeof(Response) == 80);

@@ -1,0 +1,210 @@
+"""A device with the ports of the real one that stores every line as it is: it is soon built, and it can misbehave.
+
+It exercises the link, the harness and its DRAM model, not the device.
+"""
+
+import enum
+
+from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
+from speckv_hw.generate import verilog_of
+from speckv_hw.stream import Fifo, transfer
+from speckv_hw.types import NdrOpcode
+from speckv_sim.build import build_verilog
+
+DEPTH = 64
+
+
+class Mode(enum.IntEnum):
+    """How the device misbehaves: written to the MMIO register `MODE`."""
+    WELL = 0
+    SWALLOW = 1
+    """Takes requests and answers none."""
+    REFUSE = 2
+    """Takes no request."""
+    TWICE = 3
+    """Answers every write twice."""
+    CROSS = 4
+    """Reads with bursts that cross 4 KiB."""
+    WITHDRAW = 5
+    """Offers read data only in every second clock."""
+    MUTE = 6
+    """Answers no MMIO request any more."""
+
+
+MODE = 0x00
+CLOCKS = 0x08
+SCRATCH = 0x10
+
+
+class MmioRequest(data.Struct):
+    write: 1
+    address: 16
+    data: 64
+
+
+class MmioResponse(data.Struct):
+    data: 64
+
+
+class AxiSignature(wiring.Signature):
+    def __init__(self, address_bits):
+        address = {"valid": Out(1), "ready": In(1), "id": Out(4), "addr": Out(address_bits), "len": Out(8),
+                   "size": Out(3), "burst": Out(2)}
+        super().__init__({
+            **{f"aw{name}": member for name, member in address.items()},
+            "wvalid": Out(1), "wready": In(1), "wdata": Out(512), "wstrb": Out(64), "wlast": Out(1),
+            "bvalid": In(1), "bready": Out(1), "bid": In(4), "bresp": In(2),
+            **{f"ar{name}": member for name, member in address.items()},
+            "rvalid": In(1), "rready": Out(1), "rid": In(4), "rdata": In(512), "rresp": In(2), "rlast": In(1),
+        })
+
+
+class LoopbackDevice(wiring.Component):
+    """Line address -> DRAM line, modulo the size of DRAM rounded down to a power of two.
+
+    A write is one burst of one beat; so is a read. Reads and writes do not wait for each other, and each kind is
+    answered in order, so only the link's ordering rule keeps a read behind a write.
+    """
+
+    def __init__(self, config):
+        self._line_bits = config.dram_bytes.bit_length() - 1 - 6
+        super().__init__({
+            "m2s_req": In(stream.Signature(Req)),
+            "m2s_rwd": In(stream.Signature(RwD)),
+            "s2m_ndr": Out(stream.Signature(Ndr)),
+            "s2m_drs": Out(stream.Signature(Drs)),
+            "mmio_request": In(stream.Signature(MmioRequest)),
+            "mmio_response": Out(stream.Signature(MmioResponse)),
+            "axi": Out(AxiSignature(config.dram_address_bits)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        registers = Array(Signal(64, name=f"register{i}") for i in range(4))
+        mode = registers[MODE // 8]
+        m.d.sync += registers[CLOCKS // 8].eq(registers[CLOCKS // 8] + 1)
+        self._mmio(m, registers, mode)
+
+        m.submodules.reads = reads = Fifo(Req, DEPTH)
+        m.submodules.addresses = addresses = Fifo(self._line_bits, 2)
+        m.submodules.writes = writes = Fifo(RwD, 2)
+        m.submodules.write_tags = write_tags = Fifo(RwD, DEPTH)
+        open_ = Signal()
+        swallow = Signal()
+        m.d.comb += [open_.eq(mode != Mode.REFUSE), swallow.eq(mode == Mode.SWALLOW)]
+
+        req = self.m2s_req
+        m.d.comb += [
+            req.ready.eq(open_ & reads.i.ready & addresses.i.ready),
+            reads.i.payload.eq(req.payload),
+            reads.i.valid.eq(transfer(req) & ~req.payload.is_hint() & ~swallow),
+            addresses.i.payload.eq(req.payload.address >> 1),
+            addresses.i.valid.eq(transfer(req) & req.payload.is_read() & ~swallow),
+            self.axi.araddr.eq(Cat(0, 0, 0, 0, 0, 0, addresses.o.payload)),
+            self.axi.arvalid.eq(addresses.o.valid),
+            self.axi.arlen.eq((mode == Mode.CROSS) * 63),
+            self.axi.arsize.eq(6),
+            self.axi.arburst.eq(1),
+            addresses.o.ready.eq(self.axi.arready & self.axi.arvalid),
+        ]
+        self._writes(m, open_, swallow, writes, write_tags)
+        self._answers(m, mode, reads, write_tags)
+        return m
+
+    def _mmio(self, m, registers, mode):
+        request, response = self.mmio_request, self.mmio_response
+        register = registers[request.payload.address[3:5]]
+        m.d.comb += request.ready.eq((~response.valid | response.ready) & (mode != Mode.MUTE))
+        with m.If(response.ready):
+            m.d.sync += response.valid.eq(0)
+        with m.If(transfer(request)):
+            m.d.sync += [response.valid.eq(1), response.payload.data.eq(register)]
+            with m.If(request.payload.write):
+                m.d.sync += register.eq(request.payload.data)
+
+    def _writes(self, m, open_, swallow, writes, write_tags):
+        rwd, axi = self.m2s_rwd, self.axi
+        address_done = Signal()
+        data_done = Signal()
+        m.d.comb += [
+            rwd.ready.eq(open_ & writes.i.ready & write_tags.i.ready),
+            writes.i.payload.eq(rwd.payload),
+            writes.i.valid.eq(transfer(rwd) & ~swallow),
+            write_tags.i.payload.eq(rwd.payload),
+            write_tags.i.valid.eq(transfer(rwd) & ~swallow),
+            axi.awaddr.eq(Cat(0, 0, 0, 0, 0, 0, writes.o.payload.address[:self._line_bits])),
+            axi.awid.eq(1),
+            axi.awsize.eq(6),
+            axi.awburst.eq(1),
+            axi.awvalid.eq(writes.o.valid & ~address_done),
+            axi.wdata.eq(writes.o.payload.data),
+            axi.wstrb.eq(writes.o.payload.byte_enable),
+            axi.wlast.eq(1),
+            axi.wvalid.eq(writes.o.valid & ~data_done),
+            writes.o.ready.eq((address_done | axi.awready) & (data_done | axi.wready)),
+        ]
+        with m.If(transfer(writes.o)):
+            m.d.sync += [address_done.eq(0), data_done.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                address_done.eq(address_done | (axi.awvalid & axi.awready)),
+                data_done.eq(data_done | (axi.wvalid & axi.wready)),
+            ]
+
+    def _answers(self, m, mode, reads, write_tags):
+        ndr, drs, axi = self.s2m_ndr, self.s2m_drs, self.axi
+        request = reads.o.payload
+        wants_ndr = Signal()
+        wants_drs = Signal()
+        ndr_done = Signal()
+        drs_done = Signal()
+        again = Signal()
+        odd = Signal()
+        m.d.sync += odd.eq(~odd)
+        m.d.comb += [
+            wants_drs.eq(reads.o.valid & request.is_read()),
+            wants_ndr.eq(reads.o.valid & (~request.is_read() | request.wants_state())),
+            drs.valid.eq(wants_drs & ~drs_done & axi.rvalid & ((mode != Mode.WITHDRAW) | odd)),
+            drs.payload.data.eq(axi.rdata),
+            drs.payload.poison.eq(axi.rresp != 0),
+            drs.payload.tag.eq(request.tag),
+            drs.payload.ld_id.eq(request.ld_id),
+            drs.payload.meta_field.eq(3),
+            axi.rready.eq(drs.valid & drs.ready),
+            ndr.payload.meta_field.eq(3),
+        ]
+        with m.If(wants_ndr & ~ndr_done):
+            m.d.comb += [
+                ndr.valid.eq(1),
+                ndr.payload.tag.eq(request.tag),
+                ndr.payload.ld_id.eq(request.ld_id),
+                ndr.payload.opcode.eq(NdrOpcode.CMP_E),
+            ]
+        with m.Else():
+            m.d.comb += [
+                ndr.valid.eq(axi.bvalid & write_tags.o.valid),
+                ndr.payload.tag.eq(write_tags.o.payload.tag),
+                ndr.payload.ld_id.eq(write_tags.o.payload.ld_id),
+                ndr.payload.opcode.eq(NdrOpcode.CMP),
+                axi.bready.eq(ndr.ready & write_tags.o.valid & (again | (mode != Mode.TWICE))),
+                write_tags.o.ready.eq(axi.bready & axi.bvalid),
+            ]
+            with m.If(transfer(ndr)):
+                m.d.sync += again.eq(~again)
+        finished = (ndr_done | ~wants_ndr | transfer(ndr)) & (drs_done | ~wants_drs | transfer(drs))
+        m.d.comb += reads.o.ready.eq(finished)
+        with m.If(transfer(reads.o)):
+            m.d.sync += [ndr_done.eq(0), drs_done.eq(0)]
+        with m.Else():
+            m.d.sync += [
+                ndr_done.eq(ndr_done | (wants_ndr & transfer(ndr))),
+                drs_done.eq(drs_done | transfer(drs)),
+            ]
+
+
+def loopback_executable(config):
+    """Path of the executable that simulates a `LoopbackDevice`."""
+    return build_verilog(verilog_of(config, LoopbackDevice(config)))

@@ -1,0 +1,319 @@
+"""The page cache with movers that are Python: what reads return, and what the cache asks of the movers."""
+
+import random
+
+import pytest
+from streams import SEED, simulate
+
+from speckv_hw.cache.messages import CacheOp, CacheRequest, PrefetchProposal
+from speckv_hw.cache.page_cache import PageCache
+from speckv_hw.config import DeviceConfig
+from speckv_hw.types import ErrorKind, FetchDone, FillLine, OpenDone, OpenKind, PageState, SealDone, SealKind, SlotLine
+
+ALL = 2**64 - 1
+INFO = {"context": 3, "codec": 0, "dtype": 0}
+
+
+def request(op, page, line=0, *, value=0, enable=ALL, poison=0, tag=0):
+    return CacheRequest.const({
+        "op": op, "page": page, "line": line, "data": value, "byte_enable": enable, "poison": poison, "stream": INFO,
+        "source": {"channel": 0, "tag": tag, "ld_id": 0, "completes": 0, "completion": 0, "time": 0}})
+
+
+def masked(old, new, enable):
+    mask = int("".join("ff" if enable >> byte & 1 else "00" for byte in reversed(range(64))), 16)
+    return old & ~mask | new & mask
+
+
+class Store:
+    """What lies behind the cache: sealed pages (with a codec that clears bit 0 of each line) and spilled ones."""
+
+    def __init__(self, seed, room=10**9):
+        self.rng = random.Random(f"store {seed}")
+        self.sealed = {}
+        self.spilled = {}
+        self.opened = set()
+        self.poisoned = set()
+        self.room = room
+        self.log = []
+
+    async def pause(self, ctx):
+        for _ in range(self.rng.choice((0, 0, 1, 5, 20))):
+            await ctx.tick()
+
+    async def take(self, ctx, port):
+        await self.pause(ctx)
+        ctx.set(port.ready, 1)
+        payload, = await ctx.tick().sample(port.payload).until(port.valid)
+        ctx.set(port.ready, 0)
+        return payload
+
+    async def give(self, ctx, port, payload):
+        await self.pause(ctx)
+        ctx.set(port.payload, payload)
+        ctx.set(port.valid, 1)
+        await ctx.tick().until(port.ready)
+        ctx.set(port.valid, 0)
+
+    async def fetcher(self, ctx, dut):
+        while True:
+            job = await self.take(ctx, dut.fetch_job)
+            self.log.append(("fetch", job.page))
+            done = {"slot": job.slot, "state": PageState.EMPTY, "base": 0, "written": 0, "poison": 0}
+            lines = {}
+            if job.page in self.poisoned:
+                done["state"] = PageState.POISONED
+            elif job.page in self.spilled:
+                lines, done["base"], done["written"], done["poison"] = self.spilled.pop(job.page)
+                done["state"] = PageState.OPEN
+            elif job.page in self.sealed:
+                lines = self.sealed[job.page]
+                done["state"] = PageState.SEALED
+            for line, value in lines.items():
+                await self.give(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": value}))
+            await self.give(ctx, dut.fetch_done, FetchDone.const(done))
+
+    async def opener(self, ctx, dut):
+        while True:
+            job = await self.take(ctx, dut.open_job)
+            self.log.append((job.kind.name.lower(), job.page))
+            done = {"kind": job.kind, "slot": job.slot, "refused": 0, "state": PageState.EMPTY}
+            if job.kind == OpenKind.OPEN:
+                if len(self.opened) < self.room:
+                    self.opened.add(job.page)
+                    self.sealed.pop(job.page, None)
+                    done["state"] = PageState.OPEN
+                else:
+                    done["refused"] = 1
+                    done["state"] = PageState.SEALED if job.page in self.sealed else PageState.POISONED
+                    if job.page not in self.sealed:
+                        self.poisoned.add(job.page)
+            else:
+                self.opened.discard(job.page)
+                self.sealed.pop(job.page, None)
+                self.spilled.pop(job.page, None)
+                self.poisoned.discard(job.page)
+                if job.kind == OpenKind.POISON:
+                    self.poisoned.add(job.page)
+                    done["state"] = PageState.POISONED
+            await self.give(ctx, dut.open_done, OpenDone.const(done))
+
+    async def sealer(self, ctx, dut):
+        while True:
+            job = await self.take(ctx, dut.seal_job)
+            self.log.append((job.kind.name.lower(), job.page))
+            lines = {}
+            for line in range(64):
+                ctx.set(dut.seal_read.payload, SlotLine.const({"slot": job.slot, "line": line}))
+                ctx.set(dut.seal_read.valid, 1)
+                await ctx.tick().until(dut.seal_read.ready)
+                ctx.set(dut.seal_read.valid, 0)
+                value = await self.take(ctx, dut.seal_data) if self.rng.random() < 0.1 else None
+                if value is None:
+                    ctx.set(dut.seal_data.ready, 1)
+                    value, = await ctx.tick().sample(dut.seal_data.payload).until(dut.seal_data.valid)
+                    ctx.set(dut.seal_data.ready, 0)
+                lines[line] = value if job.base or job.written >> line & 1 else 0
+            state = PageState.OPEN
+            if job.kind == SealKind.SPILL:
+                self.spilled[job.page] = (lines, job.base, job.written, job.poison)
+            else:
+                self.opened.discard(job.page)
+                state = PageState.POISONED if job.poison else PageState.SEALED
+                if job.poison:
+                    self.poisoned.add(job.page)
+                else:
+                    self.sealed[job.page] = {line: value & ~1 for line, value in lines.items()}
+            done = {"kind": job.kind, "slot": job.slot, "state": state}
+            await self.give(ctx, dut.seal_done, SealDone.const(done))
+
+
+class Expectation:
+    """DESIGN's table of page states, in Python."""
+
+    def __init__(self, room=10**9):
+        self.pages = {}
+        self.room = room
+        self.errors = []
+
+    def page(self, number):
+        return self.pages.setdefault(number, {"state": "EMPTY", "lines": [0] * 64, "written": 0})
+
+    def read(self, number, line):
+        page = self.page(number)
+        return (0, 1) if page["state"] == "POISONED" else (page["lines"][line], 0)
+
+    def write(self, number, line, value, enable, poison):
+        page = self.page(number)
+        if not enable and not poison:
+            return
+        if poison or page["state"] == "POISONED":
+            self.errors.append(ErrorKind.HOST_POISON if poison and page["state"] == "POISONED"
+                               else ErrorKind.WRITE_POISONED if not poison else ErrorKind.HOST_POISON)
+            page["state"] = "POISONED"
+            return
+        if page["state"] != "OPEN":
+            if sum(other["state"] == "OPEN" for other in self.pages.values()) >= self.room:
+                self.errors.append(ErrorKind.NO_ROOM)
+                if page["state"] == "EMPTY":
+                    page["state"] = "POISONED"
+                return
+            page["state"], page["written"] = "OPEN", 0
+        page["lines"][line] = masked(page["lines"][line], value, enable)
+        page["written"] |= 1 << line
+        if page["written"] == ALL:
+            self.seal(number)
+
+    def seal(self, number):
+        page = self.page(number)
+        if page["state"] == "OPEN":
+            page["state"] = "SEALED"
+            page["lines"] = [value & ~1 for value in page["lines"]]
+
+    def free(self, number):
+        self.pages.pop(number, None)
+
+
+def traffic(rng, pages, count):
+    """Random operations with runs of writes long enough to complete pages."""
+    while count > 0:
+        page, kind = rng.choice(pages), rng.random()
+        if kind < 0.3:
+            lines = list(range(64)) if rng.random() < 0.6 else rng.sample(range(64), 20)
+            for line in lines:
+                enable = ALL if rng.random() < 0.9 else rng.getrandbits(64)
+                yield CacheOp.WRITE, page, line, rng.getrandbits(512), enable, rng.random() < 0.002
+            count -= len(lines)
+        elif kind < 0.8:
+            for line in rng.sample(range(64), 8):
+                yield CacheOp.READ, page, line, 0, ALL, 0
+            count -= 8
+        else:
+            yield rng.choice((CacheOp.SEAL, CacheOp.FREE, CacheOp.FLUSH)), page, 0, 0, ALL, 0
+            count -= 1
+    for page in pages[:4]:
+        yield CacheOp.WRITE, page, 3, rng.getrandbits(512), ALL, 0
+        for op in (CacheOp.FLUSH, CacheOp.SEAL, CacheOp.READ, CacheOp.FREE, CacheOp.READ):
+            yield op, page, 3, 0, ALL, 0
+
+
+@pytest.mark.parametrize("pages, ways, room, stall", [
+    (1, 1, 99, 0.0), (1, 1, 99, 0.4), (2, 2, 99, 0.4), (4, 2, 99, 0.0), (8, 4, 99, 0.4), (4, 4, 3, 0.2)])
+def test_random_traffic(pages, ways, room, stall):
+    seed = f"{SEED} {pages} {ways} {room} {stall}"
+    rng = random.Random(seed)
+    dut = PageCache(DeviceConfig.small(cache_pages=pages, cache_ways=ways))
+    store, expected = Store(seed, room), Expectation(room)
+    operations = list(traffic(rng, [5, 6, 7, 9, 13, 21, 5000, 60000][:max(4, 2 * pages)], 700))
+    reads, writes, ops = [], 0, 0
+    for op, page, line, value, enable, poison in operations:
+        match op:
+            case CacheOp.READ:
+                reads.append((len(reads), *expected.read(page, line)))
+            case CacheOp.WRITE:
+                expected.write(page, line, value, enable, poison)
+                writes += 1
+            case CacheOp.SEAL:
+                expected.seal(page)
+                ops += 1
+            case CacheOp.FREE:
+                expected.free(page)
+                ops += 1
+            case _:
+                ops += 1
+
+    async def requests(ctx):
+        tag = 0
+        for op, page, line, value, enable, poison in operations:
+            while rng.random() < stall:
+                await ctx.tick()
+            ctx.set(dut.request.payload, request(op, page, line, value=value, enable=enable, poison=int(poison),
+                                                 tag=tag & 0xffff))
+            tag += op == CacheOp.READ
+            ctx.set(dut.request.valid, 1)
+            await ctx.tick().until(dut.request.ready)
+            ctx.set(dut.request.valid, 0)
+
+    async def collect(ctx, port, count, check):
+        got = 0
+        stall_rng = random.Random(f"{seed} {count}")
+        while got < count:
+            ready = stall_rng.random() >= stall
+            ctx.set(port.ready, ready)
+            _, _, valid, payload = await ctx.tick().sample(port.valid, port.payload)
+            if ready and valid:
+                check(got, payload)
+                got += 1
+        ctx.set(port.ready, 0)
+
+    def check_read(number, payload):
+        tag, value, poison = reads[number]
+        assert payload.source.tag == tag
+        assert (payload.poison, payload.data) == (poison, value), f"read {number}, seed {seed}"
+
+    def check_error(number, payload):
+        assert payload.kind == expected.errors[number]
+
+    async def prefetches(ctx):
+        hint_rng = random.Random(f"hints {seed}")
+        while True:
+            await ctx.tick().repeat(hint_rng.randrange(1, 60))
+            ctx.set(dut.prefetch.payload, PrefetchProposal.const({
+                "page": hint_rng.choice([5, 6, 7, 9, 13, 21, 5000, 60000]), "stream": INFO}))
+            ctx.set(dut.prefetch.valid, 1)
+            await ctx.tick().until(dut.prefetch.ready)
+            ctx.set(dut.prefetch.valid, 0)
+
+    simulate(
+        dut, requests,
+        lambda ctx: collect(ctx, dut.read_response, len(reads), check_read),
+        lambda ctx: collect(ctx, dut.write_response, writes, lambda *_: None),
+        lambda ctx: collect(ctx, dut.op_done, ops, lambda *_: None),
+        lambda ctx: collect(ctx, dut.error, len(expected.errors), check_error),
+        background=[lambda ctx: store.fetcher(ctx, dut), lambda ctx: store.opener(ctx, dut),
+                    lambda ctx: store.sealer(ctx, dut), prefetches],
+        watched=[dut.read_response, dut.write_response, dut.op_done, dut.fetch_job, dut.open_job, dut.seal_job,
+                 dut.error],
+        clocks=60_000)
+    kinds = {kind for kind, _ in store.log}
+    assert {"fetch", "open", "free", "seal"} <= kinds
+    if pages < 8:
+        assert "spill" in kinds
+    if room < 99:
+        assert ErrorKind.NO_ROOM in expected.errors
+
+
+def test_hits_take_the_stated_latency_and_one_clock_each():
+    dut = PageCache(DeviceConfig.small())
+    store = Store(SEED)
+    store.sealed[7] = {line: line << 8 for line in range(64)}
+    accepted, answered = [], []
+
+    async def requests(ctx):
+        for line in [0] + list(range(64)):
+            ctx.set(dut.request.payload, request(CacheOp.READ, 7, line))
+            ctx.set(dut.request.valid, 1)
+            await ctx.tick().until(dut.request.ready)
+            if not accepted:
+                ctx.set(dut.request.valid, 0)
+                await ctx.tick().repeat(2000)
+            accepted.append(None)
+        ctx.set(dut.request.valid, 0)
+
+    async def times(ctx):
+        clock = 0
+        ctx.set(dut.read_response.ready, 1)
+        asked = []
+        async for _, _, request_in, response_out in ctx.tick().sample(
+                dut.request.valid & dut.request.ready, dut.read_response.valid):
+            clock += 1
+            if request_in:
+                asked.append(clock)
+            if response_out:
+                answered.append(clock - asked[len(answered)])
+                if len(answered) == 65:
+                    return
+
+    simulate(dut, requests, times, background=[lambda ctx: store.fetcher(ctx, dut)])
+    assert answered[1:] == [dut.latency] * 64
+

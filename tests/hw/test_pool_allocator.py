@@ -1,0 +1,186 @@
+"""The pool allocator's RTL: the golden model's placements, and the clocks it promises."""
+
+import random
+
+import pytest
+from amaranth.hdl import ResetInserter, Signal
+from streams import SEED, receive, send, simulate
+
+from speckv_hw.config import DeviceConfig
+from speckv_hw.pool.pool_allocator import PoolAllocator
+from speckv_model.pool.pool_allocator import PoolAllocator as Model
+
+CONFIG = DeviceConfig.small(pool_bytes=1 << 18)
+
+
+class Monitor:
+    """Replays in the model what the allocator accepts, in that order, and checks every answer and the clocks taken."""
+
+    def __init__(self, dut):
+        self.dut = dut
+        self.model = Model(CONFIG)
+        self.answers = []
+        """Expected and not yet given: (sector or None, sectors, clock of the request)."""
+        self.held = []
+        """Allocated and not yet freed: (sector, sectors)."""
+        self.refused = self.bad = self.least_free = 0
+        self.slowest_answer = self.slowest_request = 0
+        self.all_sent = False
+
+    async def run(self, ctx):
+        dut = self.dut
+        clock = accepted = bad = 0
+        waiting = False
+        self.least_free = CONFIG.pool_sectors
+        sampled = ctx.tick().sample(
+            dut.allocate.valid & dut.allocate.ready, dut.allocate.payload,
+            dut.free.valid, dut.free.valid & dut.free.ready, dut.free.payload,
+            dut.allocated.valid, dut.allocated.ready, dut.allocated.payload, dut.bad_free)
+        async for (_, _, allocate, wanted, free_waits, free, freed, offered, taken, answer, bad_free) in sampled:
+            clock += 1
+            bad += bad_free
+            if offered:
+                sector, sectors, since = self.answers[0]
+                if since is not None:
+                    self.slowest_answer = max(self.slowest_answer, clock - since)
+                    self.answers[0] = sector, sectors, None
+                assert answer.ok == (sector is not None)
+                if answer.ok:
+                    assert answer.sector == sector
+                if taken:
+                    self.answers.pop(0)
+                    if answer.ok:
+                        self.held.append((sector, sectors))
+            if allocate or free:
+                assert bad == self.bad
+                if waiting:
+                    self.slowest_request = max(self.slowest_request, clock - accepted)
+                accepted = clock
+            waiting = free_waits
+            if allocate:
+                sector = self.model.allocate(wanted) if 1 <= wanted <= 33 else None
+                self.refused += sector is None
+                self.answers.append((sector, wanted, clock))
+            if free:
+                self.bad += not self.model.free(freed.sector, freed.sectors)
+            self.least_free = min(self.least_free, self.model.free_sectors)
+
+
+async def drain(ctx, dut):
+    """Waits until every request is done."""
+    await ctx.tick().repeat(dut.busy_clocks)
+    await ctx.tick().until(~dut.allocated.valid)
+
+
+@pytest.mark.parametrize("seed", [SEED, SEED + 1])
+def test_life(seed):
+    dut = PoolAllocator(CONFIG)
+    monitor = Monitor(dut)
+    steps = 700
+
+    async def allocate(ctx):
+        rng = random.Random(f"allocate {seed}")
+        sizes = [rng.choice([0, 1, 8, 9, 16, 17, 33, 33, rng.randrange(64)]) for _ in range(steps)]
+        await send(ctx, dut.allocate, sizes, idle=0.02, seed=seed)
+        monitor.all_sent = True
+
+    async def take(ctx):
+        rng = random.Random(f"take {seed}")
+        while True:
+            await ctx.tick().repeat(rng.choice([1, 2, 5, 100]))
+            ctx.set(dut.allocated.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.allocated.ready, 0)
+
+    async def free(ctx):
+        rng = random.Random(f"free {seed}")
+        for step in range(steps):
+            patience = 30 if step % 500 < 250 else 80
+            await ctx.tick().repeat(1 + rng.randrange(patience))
+            if rng.random() < 0.05:
+                place = 64 * rng.randrange(CONFIG.pool_sectors // 64)
+                request = rng.choice([
+                    {"sector": place + 5, "sectors": 0},
+                    {"sector": place + 31, "sectors": 34},
+                    {"sector": CONFIG.pool_sectors + place, "sectors": 1},
+                ])
+            elif monitor.held:
+                sector, sectors = monitor.held.pop(rng.randrange(len(monitor.held)))
+                if sectors > 1 and rng.random() < 0.2:
+                    keep = rng.randrange(1, sectors)
+                    monitor.held.append((sector, keep))
+                    sector, sectors = sector + keep, sectors - keep
+                request = {"sector": sector, "sectors": sectors}
+            else:
+                continue
+            await send(ctx, dut.free, [request])
+
+    async def free_and_finish(ctx):
+        await free(ctx)
+        while not monitor.all_sent:
+            await ctx.tick()
+        await drain(ctx, dut)
+        for sector, sectors in monitor.held:
+            await send(ctx, dut.free, [{"sector": sector, "sectors": sectors}])
+        await drain(ctx, dut)
+        assert ctx.get(dut.free_sectors) == CONFIG.pool_sectors == monitor.model.free_sectors
+        refused = monitor.refused
+        await send(ctx, dut.allocate, [33] * (CONFIG.pool_sectors // 64 + 1))
+        await drain(ctx, dut)
+        assert monitor.refused == refused + 1
+        assert not monitor.answers
+
+    simulate(dut, allocate, free_and_finish, background=[monitor.run, take], watched=[dut.allocated], clocks=300_000)
+    print(f"seed {seed}: refused {monitor.refused}, bad {monitor.bad}, least free {monitor.least_free}, "
+          f"clocks {monitor.slowest_answer} {monitor.slowest_request}")
+    assert monitor.refused > 50 and monitor.bad > 20 and monitor.least_free < 0.1 * CONFIG.pool_sectors
+    assert monitor.slowest_answer == dut.answer_clocks
+    assert monitor.slowest_request == dut.busy_clocks
+
+
+def test_bad_frees_change_nothing():
+    dut = PoolAllocator(CONFIG)
+    monitor = Monitor(dut)
+
+    async def requests(ctx):
+        ctx.set(dut.allocated.ready, 1)
+        await send(ctx, dut.allocate, [10, 20])
+        await drain(ctx, dut)
+        for sector, sectors in [(0, 31), (9, 22), (30, 1), (0, 0), (20, 45), (64, 1), (CONFIG.pool_sectors, 1)]:
+            await send(ctx, dut.free, [{"sector": sector, "sectors": sectors}])
+        await drain(ctx, dut)
+        assert monitor.bad == 7
+        assert ctx.get(dut.free_sectors) == CONFIG.pool_sectors - 30
+        for _ in range(2):
+            await send(ctx, dut.free, [{"sector": 0, "sectors": 10}])
+        await send(ctx, dut.allocate, [33, 10, 0])
+        await drain(ctx, dut)
+        assert monitor.bad == 8
+
+    simulate(dut, requests, background=[monitor.run], watched=[dut.allocated])
+
+
+def test_reset_in_mid_traffic():
+    dut = PoolAllocator(CONFIG)
+    reset = Signal()
+
+    async def requests(ctx):
+        for clocks in range(0, dut.busy_clocks + 4, 3):
+            ctx.set(reset, 0)
+            ctx.set(dut.allocated.ready, 1)
+            await send(ctx, dut.allocate, [33, 20, 33])
+            await send(ctx, dut.free, [{"sector": 0, "sectors": 33}])
+            await ctx.tick().repeat(1 + clocks)
+            ctx.set(dut.allocated.ready, 0)
+            ctx.set(reset, 1)
+            await ctx.tick()
+            ctx.set(reset, 0)
+            assert ctx.get(dut.free_sectors) == CONFIG.pool_sectors
+            for expected in (0, 31, 64):
+                await send(ctx, dut.allocate, [31])
+                [answer] = await receive(ctx, dut.allocated, 1)
+                assert answer.ok and answer.sector == expected
+            ctx.set(reset, 1)
+            await ctx.tick()
+
+    simulate(ResetInserter(reset)(dut), requests)

@@ -1,0 +1,89 @@
+"""The pool allocator's model against a plain list of what is taken, and the loss that it reports."""
+
+import os
+import random
+
+import pytest
+
+from speckv_model.config import DeviceConfig
+from speckv_model.pool.pool_allocator import PoolAllocator, first_run, longest_run, run_sectors
+
+SEED = int(os.environ.get("SPECKV_SEED", "1"))
+
+
+@pytest.mark.parametrize("density", [0.02, 0.5, 0.98])
+def test_run_searches(density):
+    rng = random.Random(f"runs {SEED} {density}")
+    for _ in range(300):
+        text = "".join("1" if rng.random() < density else "0" for _ in range(64))
+        free = int(text[::-1], 2)
+        assert longest_run(free) == max(map(len, text.split("0")))
+        for sectors in (1, 2, 7, 33):
+            assert first_run(free, sectors) == text.find("1" * sectors)
+            assert run_sectors(free, sectors) == sum(len(run) for run in text.split("0") if len(run) >= sectors)
+
+
+def test_life():
+    """Random allocations and frees, nearly full: nothing overlaps, and a refusal is never wrong."""
+    rng = random.Random(f"life {SEED}")
+    config = DeviceConfig.small(pool_bytes=1 << 18)
+    pool = PoolAllocator(config)
+    taken = bytearray(config.pool_sectors)
+    held = []
+    refused = 0
+    for step in range(20_000):
+        if held and rng.random() < (0.3 if step % 4000 < 2000 else 0.55):
+            sector, sectors = held.pop(rng.randrange(len(held)))
+            if sectors > 1 and rng.random() < 0.2:
+                keep = rng.randrange(1, sectors)
+                held.append((sector, keep))
+                sector, sectors = sector + keep, sectors - keep
+            assert pool.free(sector, sectors)
+            taken[sector:sector + sectors] = bytes(sectors)
+        else:
+            sectors = rng.choice([1, 4, 8, 9, 16, 17, 33, rng.randint(1, 33)])
+            sector = pool.allocate(sectors)
+            if sector is None:
+                refused += 1
+                assert all(max(map(len, bytes(taken[at:at + 64]).split(b"\1"))) < sectors
+                           for at in range(0, len(taken), 64))
+            else:
+                assert not any(taken[sector:sector + sectors])
+                taken[sector:sector + sectors] = b"\1" * sectors
+                held.append((sector, sectors))
+        assert pool.free_sectors == taken.count(0)
+    assert refused > 100
+    for sector, sectors in held:
+        assert pool.free(sector, sectors)
+    assert pool.free_sectors == config.pool_sectors
+    assert pool.unusable_sectors() == 0
+    places = {pool.allocate(33) // 64 for _ in range(config.pool_sectors // 64)}
+    assert len(places) == config.pool_sectors // 64
+    assert pool.allocate(33) is None
+
+
+def test_bad_frees_change_nothing():
+    pool = PoolAllocator(DeviceConfig.small())
+    sector = pool.allocate(10)
+    before = pool.free_sectors
+    for place, sectors in [(sector, 0), (sector, 11), (sector + 5, 6), (sector + 10, 1), (64, 1), (60, 5), (1 << 30, 1)]:
+        assert not pool.free(place, sectors)
+    assert pool.free_sectors == before
+    assert pool.free(sector, 10)
+    assert not pool.free(sector, 10)
+
+
+@pytest.mark.parametrize("sectors", [0, 34, -1])
+def test_sizes_out_of_range(sectors):
+    with pytest.raises(ValueError, match="sectors must be from 1 to 33"):
+        PoolAllocator(DeviceConfig.small()).allocate(sectors)
+
+
+def test_loss():
+    config = DeviceConfig.small()
+    pool = PoolAllocator(config)
+    assert pool.loss() == 0
+    pool.allocate(33)
+    assert pool.unusable_sectors() == 31
+    assert pool.unusable_sectors(31) == 0
+    assert pool.loss() == 31 / config.pool_sectors
