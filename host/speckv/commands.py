@@ -1,6 +1,6 @@
 """The device's command queue: fill slots, ring the doorbell, wait, read the completions."""
 
-from speckv_model.constants import Opcode, Status
+from speckv_model.constants import Status
 from speckv_model.csr.registers import (
     COMMAND_COUNT_BITS,
     COMPLETION_WORD,
@@ -47,7 +47,7 @@ class CommandQueue:
             batch = commands[i:i + self._slots]
             for command, status in zip(batch, self._run_batch(batch)):
                 if status != Status.OK and failed is None:
-                    failed = CommandError(Opcode(command["opcode"]), status, command)
+                    failed = CommandError(command["opcode"], status, command)
         if failed is not None:
             raise failed
 

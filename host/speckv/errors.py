@@ -123,8 +123,8 @@ class CommandError(SpeckvError):
 
     Parameters
     ----------
-    opcode : Opcode
-    status : Status
+    opcode : Opcode or int
+    status : Status or int
     fields : dict
         Fields of the command.
     """
@@ -132,7 +132,8 @@ class CommandError(SpeckvError):
     def __init__(self, opcode, status, fields):
         self.opcode, self.status, self.fields = opcode, status, dict(fields)
         shown = ", ".join(f"{name} {int(value)}" for name, value in fields.items() if name != "opcode")
-        super().__init__(f"command {opcode.name} ({shown}) ended with status {getattr(status, 'name', status)}")
+        super().__init__(f"command {getattr(opcode, 'name', opcode)} ({shown}) ended with status "
+                         f"{getattr(status, 'name', status)}")
 
 
 class DeviceMismatch(SpeckvError):

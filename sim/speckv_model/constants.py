@@ -53,9 +53,10 @@ class ReqOpcode(IntEnum):
 
 
 class RwdOpcode(IntEnum):
-    """M2S RwD (CXL 2.0 section 3.3.4)."""
+    """M2S RwD (CXL 2.0 section 3.3.4; 4 is CXL 3.x)."""
     MEM_WR = 1
     MEM_WR_PTL = 2
+    BI_CONFLICT = 4
 
 
 class NdrOpcode(IntEnum):

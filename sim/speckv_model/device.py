@@ -16,6 +16,22 @@ from .table.context import ContextTable
 from .table.page_table import PageTable, TableFault
 
 
+class _MemoryPort:
+    """Device DRAM as the boxes see it: counts the lines that go each way."""
+
+    def __init__(self, dram, counters):
+        self._dram = dram
+        self._counters = counters
+
+    def read_lines(self, line, count):
+        self._counters.add("DRAM_LINES_READ", count)
+        return self._dram.read_lines(line, count)
+
+    def write_lines(self, line, data, enable=None):
+        self._counters.add("DRAM_LINES_WRITTEN", len(data))
+        return self._dram.write_lines(line, data, enable)
+
+
 class DeviceModel:
     """A device built to `config`, without a clock: every request is done when the call returns.
 
@@ -49,10 +65,11 @@ class DeviceModel:
         self.contexts = ContextTable(config)
         self.csr = csr = CsrModel(config, self.contexts, self)
         self.pool = PoolAllocator(config)
-        self.table = PageTable(config, self.dram)
+        port = _MemoryPort(self.dram, csr.counters)
+        self.table = PageTable(config, port)
         opener = Opener(self.table, self.pool, csr.errors, csr.counters)
-        fetcher = Fetcher(config, opener, self.dram, csr.errors, csr.counters)
-        sealer = Sealer(config, opener, self.pool, self.dram, csr.errors, csr.counters)
+        fetcher = Fetcher(config, opener, port, csr.errors, csr.counters)
+        sealer = Sealer(config, opener, self.pool, port, csr.errors, csr.counters)
         self.cache = PageCache(config, fetcher, opener, sealer, csr.errors, csr.counters)
         self.prefetcher = Prefetcher(self.cache, csr)
         self.endpoint = Endpoint(config, self.contexts, self.cache, self.prefetcher, csr)

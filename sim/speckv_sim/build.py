@@ -22,7 +22,8 @@ _VERILATOR_FLAGS = (
     "--cc", "--exe", "--prefix", "Vdevice", "-O3", "--no-timing", "--x-assign", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
     # Amaranth's Verilog is lint-clean but for these.
-    "-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-ASCRANGE", "-Wno-ALWNEVER",
+    *(f"-Wno-{name}" for name in ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "CASEINCOMPLETE", "ASCRANGE",
+                                  "ALWNEVER")),
 )
 # The executable always runs where it is built.
 _COMPILER_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fno-plt")
@@ -33,7 +34,7 @@ class BuildError(Exception):
 
 
 def build_root():
-    """Folder of all generated files: ``$SPECKV_BUILD``, or ``build`` of the project that this file is part of."""
+    """Folder of all generated files: ``$SPECKV_BUILD``, or ``build`` of the project that has this file."""
     if folder := os.environ.get("SPECKV_BUILD"):
         return Path(folder).resolve()
     project = Path(__file__).parents[2]
@@ -43,8 +44,8 @@ def build_root():
 def build(config, random_reset=False):
     """Path of the executable that simulates the device of `config`; built where it is not there yet.
 
-    With `random_reset`, registers and memories that start as zeros start with random contents instead (before the
-    reset), to find what relies on initial values.
+    With `random_reset`, registers and memories that start as zeros start with random contents instead (before
+    the reset), to find what relies on initial values.
 
     Raises
     ------
@@ -81,7 +82,8 @@ def _device_verilog(config):
     import speckv_hw
     import speckv_model
 
-    sources = [path for package in (speckv_hw, speckv_model) for path in sorted(Path(package.__path__[0]).rglob("*.py"))]
+    folders = [Path(package.__path__[0]) for package in (speckv_hw, speckv_model)]
+    sources = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     digest = _digest(config.digest(), version("amaranth"), *(path.read_bytes() for path in sources))
     path = build_root() / "sim" / f"{digest}.v"
     with _locked(path):
@@ -110,8 +112,8 @@ def _compile(folder, verilog, verilator_flags):
             "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
         }
         _call([home / "bin" / "verilator", *verilator_flags, "--Mdir", work / "obj", "-o", EXECUTABLE,
-               "-CFLAGS", " ".join((*_COMPILER_FLAGS, f"-I{HARNESS}")), HARNESS / "main.cpp", work / "device.v"],
-              environment)
+               "-CFLAGS", " ".join((*_COMPILER_FLAGS, f"-I{HARNESS}")), HARNESS / "main.cpp",
+               work / "device.v"], environment)
         _call(["make", f"-j{os.cpu_count()}", "-C", work / "obj", "-f", "Vdevice.mk",
                "OPT_FAST=", "OPT_SLOW=-O1", "OPT_GLOBAL=", EXECUTABLE], environment)
         result = work / "result"

@@ -1,17 +1,17 @@
-"""A device with the ports of the real one that stores every line as it is: it is soon built, and it can misbehave.
+"""A device with the ports of the real one that stores every line as it is: soon built, and able to misbehave.
 
 It exercises the link, the harness and its DRAM model, not the device.
 """
 
 import enum
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.generate import verilog_of
-from speckv_hw.stream import Fifo, transfer
-from speckv_hw.types import NdrOpcode
+from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
+from speckv_hw.types import MetaField, NdrOpcode
 from speckv_sim.build import build_verilog
 
 DEPTH = 64
@@ -65,8 +65,8 @@ class AxiSignature(wiring.Signature):
 class LoopbackDevice(wiring.Component):
     """Line address -> DRAM line, modulo the size of DRAM rounded down to a power of two.
 
-    A write is one burst of one beat; so is a read. Reads and writes do not wait for each other, and each kind is
-    answered in order, so only the link's ordering rule keeps a read behind a write.
+    A write is one burst of one beat; so is a read. Reads and writes do not wait for each other, and each kind
+    is answered in order, so only the link's ordering rule keeps a read behind a write.
     """
 
     def __init__(self, config):
@@ -89,9 +89,7 @@ class LoopbackDevice(wiring.Component):
         self._mmio(m, registers, mode)
 
         m.submodules.reads = reads = Fifo(Req, DEPTH)
-        m.submodules.addresses = addresses = Fifo(self._line_bits, 2)
-        m.submodules.writes = writes = Fifo(RwD, 2)
-        m.submodules.write_tags = write_tags = Fifo(RwD, DEPTH)
+        m.submodules.addresses = addresses = Stage(self._line_bits)
         open_ = Signal()
         swallow = Signal()
         m.d.comb += [open_.eq(mode != Mode.REFUSE), swallow.eq(mode == Mode.SWALLOW)]
@@ -103,14 +101,14 @@ class LoopbackDevice(wiring.Component):
             reads.i.valid.eq(transfer(req) & ~req.payload.is_hint() & ~swallow),
             addresses.i.payload.eq(req.payload.address >> 1),
             addresses.i.valid.eq(transfer(req) & req.payload.is_read() & ~swallow),
-            self.axi.araddr.eq(Cat(0, 0, 0, 0, 0, 0, addresses.o.payload)),
+            self.axi.araddr.eq(addresses.o.payload << 6),
             self.axi.arvalid.eq(addresses.o.valid),
             self.axi.arlen.eq((mode == Mode.CROSS) * 63),
             self.axi.arsize.eq(6),
             self.axi.arburst.eq(1),
             addresses.o.ready.eq(self.axi.arready & self.axi.arvalid),
         ]
-        self._writes(m, open_, swallow, writes, write_tags)
+        write_tags = self._writes(m, open_, swallow)
         self._answers(m, mode, reads, write_tags)
         return m
 
@@ -125,84 +123,80 @@ class LoopbackDevice(wiring.Component):
             with m.If(request.payload.write):
                 m.d.sync += register.eq(request.payload.data)
 
-    def _writes(self, m, open_, swallow, writes, write_tags):
+    def _writes(self, m, open_, swallow):
         rwd, axi = self.m2s_rwd, self.axi
-        address_done = Signal()
-        data_done = Signal()
+        m.submodules.write_addresses = addresses = Stage(self._line_bits)
+        m.submodules.write_data = write_data = Fifo(RwD, 4)
+        m.submodules.write_tags = write_tags = Fifo(RwD, DEPTH)
+        parts = addresses, write_data, write_tags
         m.d.comb += [
-            rwd.ready.eq(open_ & writes.i.ready & write_tags.i.ready),
-            writes.i.payload.eq(rwd.payload),
-            writes.i.valid.eq(transfer(rwd) & ~swallow),
+            rwd.ready.eq(open_ & addresses.i.ready & write_data.i.ready & write_tags.i.ready),
+            *(part.i.valid.eq(transfer(rwd) & ~swallow) for part in parts),
+            addresses.i.payload.eq(rwd.payload.address),
+            write_data.i.payload.eq(rwd.payload),
             write_tags.i.payload.eq(rwd.payload),
-            write_tags.i.valid.eq(transfer(rwd) & ~swallow),
-            axi.awaddr.eq(Cat(0, 0, 0, 0, 0, 0, writes.o.payload.address[:self._line_bits])),
+            axi.awvalid.eq(addresses.o.valid),
+            axi.awaddr.eq(addresses.o.payload << 6),
             axi.awid.eq(1),
             axi.awsize.eq(6),
             axi.awburst.eq(1),
-            axi.awvalid.eq(writes.o.valid & ~address_done),
-            axi.wdata.eq(writes.o.payload.data),
-            axi.wstrb.eq(writes.o.payload.byte_enable),
+            addresses.o.ready.eq(axi.awready),
+            axi.wvalid.eq(write_data.o.valid),
+            axi.wdata.eq(write_data.o.payload.data),
+            axi.wstrb.eq(write_data.o.payload.byte_enable),
             axi.wlast.eq(1),
-            axi.wvalid.eq(writes.o.valid & ~data_done),
-            writes.o.ready.eq((address_done | axi.awready) & (data_done | axi.wready)),
+            write_data.o.ready.eq(axi.wready),
         ]
-        with m.If(transfer(writes.o)):
-            m.d.sync += [address_done.eq(0), data_done.eq(0)]
-        with m.Else():
-            m.d.sync += [
-                address_done.eq(address_done | (axi.awvalid & axi.awready)),
-                data_done.eq(data_done | (axi.wvalid & axi.wready)),
-            ]
+        return write_tags
 
     def _answers(self, m, mode, reads, write_tags):
-        ndr, drs, axi = self.s2m_ndr, self.s2m_drs, self.axi
-        request = reads.o.payload
+        drs, axi = self.s2m_drs, self.axi
+        m.submodules.completions = completions = Arbiter(Ndr, 2)
+        chain(m, completions, self.s2m_ndr)
+        of_read, of_write = completions.inputs
+        request, write = reads.o.payload, write_tags.o.payload
         wants_ndr = Signal()
         wants_drs = Signal()
         ndr_done = Signal()
         drs_done = Signal()
         again = Signal()
         odd = Signal()
+        shown = Signal()
         m.d.sync += odd.eq(~odd)
         m.d.comb += [
-            wants_drs.eq(reads.o.valid & request.is_read()),
-            wants_ndr.eq(reads.o.valid & (~request.is_read() | request.wants_state())),
-            drs.valid.eq(wants_drs & ~drs_done & axi.rvalid & ((mode != Mode.WITHDRAW) | odd)),
+            shown.eq((mode != Mode.WITHDRAW) | odd),
+            wants_drs.eq(request.is_read()),
+            wants_ndr.eq(~request.is_read() | request.wants_state()),
+            drs.valid.eq(reads.o.valid & wants_drs & ~drs_done & axi.rvalid & shown),
             drs.payload.data.eq(axi.rdata),
-            drs.payload.poison.eq(axi.rresp != 0),
+            drs.payload.meta_field.eq(MetaField.NO_OP),
             drs.payload.tag.eq(request.tag),
+            drs.payload.poison.eq(axi.rresp != 0),
             drs.payload.ld_id.eq(request.ld_id),
-            drs.payload.meta_field.eq(3),
             axi.rready.eq(drs.valid & drs.ready),
-            ndr.payload.meta_field.eq(3),
+
+            of_read.valid.eq(reads.o.valid & wants_ndr & ~ndr_done),
+            of_read.payload.opcode.eq(NdrOpcode.CMP_E),
+            of_read.payload.meta_field.eq(MetaField.NO_OP),
+            of_read.payload.tag.eq(request.tag),
+            of_read.payload.ld_id.eq(request.ld_id),
+            reads.o.ready.eq((ndr_done | ~wants_ndr | transfer(of_read)) &
+                             (drs_done | ~wants_drs | transfer(drs))),
+
+            of_write.valid.eq(axi.bvalid & write_tags.o.valid),
+            of_write.payload.opcode.eq(NdrOpcode.CMP),
+            of_write.payload.meta_field.eq(MetaField.NO_OP),
+            of_write.payload.tag.eq(write.tag),
+            of_write.payload.ld_id.eq(write.ld_id),
+            axi.bready.eq(transfer(of_write) & (again | (mode != Mode.TWICE))),
+            write_tags.o.ready.eq(axi.bready),
         ]
-        with m.If(wants_ndr & ~ndr_done):
-            m.d.comb += [
-                ndr.valid.eq(1),
-                ndr.payload.tag.eq(request.tag),
-                ndr.payload.ld_id.eq(request.ld_id),
-                ndr.payload.opcode.eq(NdrOpcode.CMP_E),
-            ]
-        with m.Else():
-            m.d.comb += [
-                ndr.valid.eq(axi.bvalid & write_tags.o.valid),
-                ndr.payload.tag.eq(write_tags.o.payload.tag),
-                ndr.payload.ld_id.eq(write_tags.o.payload.ld_id),
-                ndr.payload.opcode.eq(NdrOpcode.CMP),
-                axi.bready.eq(ndr.ready & write_tags.o.valid & (again | (mode != Mode.TWICE))),
-                write_tags.o.ready.eq(axi.bready & axi.bvalid),
-            ]
-            with m.If(transfer(ndr)):
-                m.d.sync += again.eq(~again)
-        finished = (ndr_done | ~wants_ndr | transfer(ndr)) & (drs_done | ~wants_drs | transfer(drs))
-        m.d.comb += reads.o.ready.eq(finished)
+        with m.If(transfer(of_write)):
+            m.d.sync += again.eq(~again)
         with m.If(transfer(reads.o)):
             m.d.sync += [ndr_done.eq(0), drs_done.eq(0)]
         with m.Else():
-            m.d.sync += [
-                ndr_done.eq(ndr_done | (wants_ndr & transfer(ndr))),
-                drs_done.eq(drs_done | transfer(drs)),
-            ]
+            m.d.sync += [ndr_done.eq(ndr_done | transfer(of_read)), drs_done.eq(drs_done | transfer(drs))]
 
 
 def loopback_executable(config):

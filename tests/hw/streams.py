@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import suppress
 
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
@@ -53,12 +54,20 @@ def simulate(dut, *testbenches, background=(), watched=(), clocks=100_000):
     sim = Simulator(dut)
     sim.add_clock(1e-6)
     left = len(testbenches)
+    waiting = []
 
     def counted(testbench):
         async def run(ctx):
             nonlocal left
             await testbench(ctx)
             left -= 1
+        return run
+
+    def behind(testbench, *args):
+        async def run(ctx):
+            inner = testbench(ctx, *args)
+            waiting.append(inner)
+            await inner
         return run
 
     async def timeout(ctx):
@@ -69,12 +78,14 @@ def simulate(dut, *testbenches, background=(), watched=(), clocks=100_000):
     for testbench in testbenches:
         sim.add_testbench(counted(testbench))
     for testbench in background:
-        async def behind(ctx, testbench=testbench):
-            await testbench(ctx)
-        sim.add_testbench(behind, background=True)
+        sim.add_testbench(behind(testbench), background=True)
     for port in watched:
-        async def contract(ctx, port=port):
-            await watch(ctx, port)
-        sim.add_testbench(contract, background=True)
-    sim.add_testbench(timeout, background=True)
-    sim.run()
+        sim.add_testbench(behind(watch, port), background=True)
+    sim.add_testbench(behind(timeout), background=True)
+    try:
+        sim.run()
+    finally:
+        # Left to the garbage collector, a testbench that waits for a clock ends with an error at some random moment.
+        for testbench in waiting:
+            with suppress(RuntimeError):
+                testbench.close()

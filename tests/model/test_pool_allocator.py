@@ -4,7 +4,6 @@ import os
 import random
 
 import pytest
-
 from speckv_model.config import DeviceConfig
 from speckv_model.pool.pool_allocator import PoolAllocator, first_run, longest_run, run_sectors
 
@@ -20,7 +19,7 @@ def test_run_searches(density):
         assert longest_run(free) == max(map(len, text.split("0")))
         for sectors in (1, 2, 7, 33):
             assert first_run(free, sectors) == text.find("1" * sectors)
-            assert run_sectors(free, sectors) == sum(len(run) for run in text.split("0") if len(run) >= sectors)
+            assert run_sectors(free, sectors) == sum(n for n in map(len, text.split("0")) if n >= sectors)
 
 
 def test_life():
@@ -66,8 +65,8 @@ def test_bad_frees_change_nothing():
     pool = PoolAllocator(DeviceConfig.small())
     sector = pool.allocate(10)
     before = pool.free_sectors
-    for place, sectors in [(sector, 0), (sector, 11), (sector + 5, 6), (sector + 10, 1), (64, 1), (60, 5), (1 << 30, 1)]:
-        assert not pool.free(place, sectors)
+    for offset, sectors in [(0, 0), (0, 11), (5, 6), (10, 1), (64, 1), (60, 5), (1 << 30, 1)]:
+        assert not pool.free(sector + offset, sectors)
     assert pool.free_sectors == before
     assert pool.free(sector, 10)
     assert not pool.free(sector, 10)

@@ -38,9 +38,9 @@ def open_link(executable):
 
 
 def assert_unusable(link):
-    for use in (lambda: link.submit(reads(ADDRESSES)), lambda: link.mmio_read(0), link.reset, lambda: link.run(1)):
+    for method, arguments in (("submit", [reads(ADDRESSES)]), ("mmio_read", [0]), ("reset", []), ("run", [1])):
         with pytest.raises(LinkError, match="failed before"):
-            use()
+            getattr(link, method)(*arguments)
     with pytest.raises(ProcessLookupError):
         os.kill(link.pid, 0)
 

@@ -18,10 +18,10 @@ class Link(ABC):
     A link belongs to one thread. It is a context manager that closes itself. After a `LinkError` it cannot be
     used any more, except that it can be closed.
 
-    Ordering of `submit`: requests to the same 4 KiB page take effect in the order of the batch; others in any order.
-    A batch is finished when `submit` returns, so batches take effect one after the other.
+    Ordering of `submit`: requests to the same 4 KiB page take effect in the order of the batch; others in any
+    order. A batch is finished when `submit` returns, so batches take effect one after the other.
 
-    Every method raises `LinkClosed` after `close`, and `LinkError` (or a subclass of it) where the device or the way
+    Every method raises `LinkClosed` after `close`, and `LinkError` (or a subclass) where the device or the way
     to it fails.
 
     Parameters
@@ -92,15 +92,15 @@ class Link(ABC):
     # Device DRAM, for tests
     @abstractmethod
     def dram_read(self, address, count):
-        """`count` bytes of device DRAM from byte `address` on, as bytes, without the device's knowledge."""
+        """`count` bytes of device DRAM from byte `address` on, as bytes, behind the device's back."""
 
     @abstractmethod
     def dram_write(self, address, data):
-        """Overwrites device DRAM from byte `address` on with `data` (bytes-like), without the device's knowledge."""
+        """Overwrites device DRAM from byte `address` on with bytes-like `data`, behind the device's back."""
 
     @abstractmethod
     def dram_fail(self, line, count, reads=True, writes=False):
-        """From now on DRAM answers reads and/or writes of `count` lines from DRAM line `line` on with an error."""
+        """From now on DRAM answers reads and/or writes of `count` lines from line `line` on with an error."""
 
     @abstractmethod
     def dram_heal(self):
@@ -125,7 +125,8 @@ class Link(ABC):
     def _check_requests(self, requests):
         """`requests` as a contiguous `REQUEST` array, checked."""
         if not isinstance(requests, np.ndarray) or requests.dtype != REQUEST:
-            raise TypeError(f"requests must be an array of REQUEST, not {getattr(requests, 'dtype', requests)!r}")
+            kind = getattr(requests, "dtype", type(requests))
+            raise TypeError(f"requests must be an array of REQUEST, not {kind!r}")
         if requests.ndim != 1:
             raise ValueError(f"requests must have one dimension, not shape {requests.shape!r}")
         address = requests["address"]

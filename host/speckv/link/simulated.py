@@ -83,8 +83,8 @@ class SimulatedLink(Link):
         Clocks from DRAM's acceptance of an address to its first data, and from the last data written to the
         response.
     jitter : int
-        DRAM adds 0 to `jitter` clocks to each burst, at random; then bursts with different AXI ids overtake each
-        other.
+        DRAM adds 0 to `jitter` clocks to each burst, at random; then bursts with different AXI ids overtake
+        each other.
     bytes_per_clock : int
         Bandwidth of DRAM, reads and writes together, 1 to 64.
     in_flight : int, optional
@@ -110,8 +110,9 @@ class SimulatedLink(Link):
         The device could not be built.
     """
 
-    def __init__(self, config, *, latency=100, jitter=0, bytes_per_clock=64, in_flight=None, idle=0, stall=0, seed=1,
-                 dram_init="random", hang_clocks=1_000_000, timeout_s=60.0, random_reset=False, executable=None):
+    def __init__(self, config, *, latency=100, jitter=0, bytes_per_clock=64, in_flight=None, idle=0, stall=0,
+                 seed=1, dram_init="random", hang_clocks=1_000_000, timeout_s=60.0, random_reset=False,
+                 executable=None):
         super().__init__(config)
         if dram_init not in ("random", "zero"):
             raise ValueError(f"dram_init must be 'random' or 'zero', not {dram_init!r}")
@@ -124,9 +125,10 @@ class SimulatedLink(Link):
         self._socket.settimeout(timeout_s)
         self._timeout_s = timeout_s
         with theirs:
+            arguments = theirs.fileno(), config.dram_bytes, noise, seed
             self._process = subprocess.Popen(
-                [str(executable), str(theirs.fileno()), str(config.dram_bytes), str(noise), str(seed)],
-                stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr, pass_fds=[theirs.fileno()])
+                [str(executable), *map(str, arguments)], pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL, stdout=self._stderr, stderr=self._stderr)
         # Also runs when the link is garbage and when Python exits.
         self._end = weakref.finalize(self, _end, self._process, self._socket, self._stderr, os.getpid())
         version, _ = self._converse()
@@ -140,12 +142,13 @@ class SimulatedLink(Link):
     def configure(self, **settings):
         """Changes settings of the simulation from now on.
 
-        Takes `latency`, `jitter`, `bytes_per_clock`, `in_flight`, `idle`, `stall`, `hang_clocks` and `seed`, with
-        the meaning that they have for the class. Raises `ValueError` where one is out of range.
+        Takes `latency`, `jitter`, `bytes_per_clock`, `in_flight`, `idle`, `stall`, `hang_clocks` and `seed`,
+        with the meaning that they have for the class. Raises `ValueError` where one is out of range.
         """
         for name, value in settings.items():
             if name.upper() not in _Setting.__members__:
-                raise TypeError(f"setting must be one of {', '.join(s.name.lower() for s in _Setting)}, not {name!r}")
+                known = ", ".join(setting.name.lower() for setting in _Setting)
+                raise TypeError(f"setting must be one of {known}, not {name!r}")
             setting = _Setting[name.upper()]
             low, high = _LIMITS[setting]
             if not low <= value <= high:
@@ -168,7 +171,7 @@ class SimulatedLink(Link):
         return responses
 
     def submit_and_reset(self, requests, clocks):
-        """Sends `requests` (at most 16384) and resets the device after `clocks` clocks, or when all are answered.
+        """Sends up to 16384 `requests` and resets the device after `clocks` clocks, or once all are answered.
 
         Returns what came back until then: `RESPONSE`, with `kind` 0 where nothing came.
         """
@@ -239,7 +242,7 @@ class SimulatedLink(Link):
 
     # The socket
     def _call(self, op, a=0, b=0, c=0, d=0, payload=None, answer=None):
-        """Sends a command with the array `payload`; receives its answer into the array `answer`. Returns its value."""
+        """Sends a command with the array `payload`; its reply goes to the array `answer`. Returns its value."""
         self._check_open()
         if self._failure:
             raise LinkError(f"the link failed before: {self._failure}")
@@ -251,7 +254,7 @@ class SimulatedLink(Link):
         return value
 
     def _converse(self, command=b"", data=b"", answer=None):
-        """One command and its reply; the simulation ends where anything but the two as a whole comes to pass."""
+        """One command and its reply; the simulation ends if anything but both of them as a whole happens."""
         try:
             self._socket.sendall(command)
             self._socket.sendall(data)

@@ -2,11 +2,11 @@
 
 from amaranth.lib import data
 
-from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Codec, Dtype, Status
+from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Dtype, Status
 
 
 class Command(data.Struct):
-    """A command as the host wrote it; `opcode` may be none of `Opcode`."""
+    """A command as the host wrote it: `opcode` and `codec` may be values that `Opcode` and `Codec` do not have."""
     opcode: 8
     context: CONTEXT_WIDTH
     tag: 16
@@ -16,7 +16,7 @@ class Command(data.Struct):
     head_bits: 5
     layer_bits: 5
     dtype: Dtype
-    codec: Codec
+    codec: 3
     ld_id: 4
     descriptor_base: 16
 

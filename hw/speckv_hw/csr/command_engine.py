@@ -1,16 +1,26 @@
 """Executes the commands of the queue in MMIO space."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from speckv_model.constants import PAGE_BITS
 
 from speckv_hw.csr.command import Command, Completion
 from speckv_hw.csr.page_op import PageOp, PageOpDone, PageOpKind
 from speckv_hw.stream import transfer
 from speckv_hw.table.context import ContextOp, ContextOpKind, ContextRecord, ContextReply
-from speckv_hw.types import (PAGE_WIDTH, Codec, ErrorKind, ErrorRecord, Opcode, Status, TableFault, TableOp,
-                             TableRequest, TableResponse)
-from speckv_model.constants import PAGE_BITS
+from speckv_hw.types import (
+    PAGE_WIDTH,
+    Codec,
+    ErrorKind,
+    ErrorRecord,
+    Opcode,
+    Status,
+    TableFault,
+    TableOp,
+    TableRequest,
+    TableResponse,
+)
 
 PAGE_KINDS = {
     Opcode.DESTROY: PageOpKind.FREE,
@@ -20,6 +30,9 @@ PAGE_KINDS = {
     Opcode.FLUSH: PageOpKind.FLUSH,
 }
 """What the commands that walk over pages do to each."""
+NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec",
+              "descriptor_base")
+"""Fields of a command that become those of its context's record."""
 UNSUPPORTED = (Opcode.PIN, Opcode.UNPIN, Opcode.LOAD_DESCRIPTOR)
 
 
@@ -39,13 +52,13 @@ class _Wrong(data.Struct):
 
 
 class CommandEngine(wiring.Component):
-    """Executes one command at a time: checks it against its context, then walks over its window slots and pages.
+    """Executes one command at a time: checks it against its context, then walks over its slots and pages.
 
-    A command is accepted together with its completion. CREATE becomes visible at once and as the last thing, after
-    the table range is clear; DESTROY makes the context invisible first, then frees its pages in ascending order, then
-    gives back its window slots. A page that could not be treated does not stop the rest; the first status that is not
-    OK is that of the command. Takes about 4 clocks and an answer's time for each window slot and each page. Idle on
-    reset, whatever was under way.
+    A command is accepted together with its completion. CREATE makes the context visible at once and as the
+    last thing, after the table range is clear; DESTROY makes it invisible first, then frees its pages in
+    ascending order, then gives back its window slots. A page that could not be treated does not stop the
+    rest; the first status that is not OK is that of the command. Each window slot and each page takes 1
+    clock and the time of its answer. Idle on reset, whatever was under way.
 
     Parameters
     ----------
@@ -243,20 +256,18 @@ class CommandEngine(wiring.Component):
 
     def _fill(self, m, record):
         """Makes the record of a new context from the command."""
-        m.d.sync += [record[name].eq(self.command.payload[name])
-                     for name in ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype",
-                                  "codec", "descriptor_base")]
+        m.d.sync += [Value.cast(record[name]).eq(self.command.payload[name]) for name in NEW_RECORD]
 
     def _wrong(self, m, record):
         """What is wrong with the command, one clock after `record` is there."""
         command = self.command.payload
-        granule_pages = self._config.granule_pages
+        built_in = [codec for codec in Codec if self._config.has_codec(codec.value)]
         end = command.first_page + command.pages
         wrong = Signal(_Wrong)
         m.d.sync += [
-            wrong.codec.eq(~Cat(command.codec == codec.value for codec in Codec if self._config.has_codec(codec.value)).any()),
+            wrong.codec.eq(~Cat(command.codec == codec.value for codec in built_in).any()),
             wrong.empty.eq(command.pages == 0),
-            wrong.granule.eq((command.first_page % granule_pages != 0) | (command.pages % granule_pages != 0)),
+            wrong.granule.eq((command.first_page | command.pages) % self._config.granule_pages != 0),
             wrong.window.eq(end > self._config.window_pages),
             wrong.context.eq((command.first_page < record.first_page)
                              | (end > record.first_page + record.pages)),

@@ -4,12 +4,12 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from speckv_model.csr.description import REGISTER_BITS
+from speckv_model.csr.registers import COMMAND_COUNT_BITS, COMMAND_SLOT_WORDS, COMMAND_WORDS, COMPLETION_WORD
 
 from speckv_hw.csr.command import Command, Completion
 from speckv_hw.stream import transfer
 from speckv_hw.types import Status
-from speckv_model.csr.description import REGISTER_BITS
-from speckv_model.csr.registers import COMMAND_COUNT_BITS, COMMAND_SLOT_WORDS, COMMAND_WORDS, COMPLETION_WORD
 
 
 class _Finished(data.Struct):
@@ -22,8 +22,8 @@ class _Finished(data.Struct):
 class CommandQueue(wiring.Component):
     """Takes commands out of their slots one at a time, in order, and keeps how they ended.
 
-    A command is offered `latency` clocks after its doorbell if the queue was empty, and accepted together with its
-    completion; then the next one follows. Nothing is submitted and no completion word is set after reset.
+    A command is offered `latency` clocks after its doorbell if the queue was empty, and accepted together
+    with its completion; then the next one follows. Empty on reset, and no completion word is set.
 
     Parameters
     ----------
@@ -94,7 +94,8 @@ class CommandQueue(wiring.Component):
 
     def _fetch(self, m, serving):
         """Reads the words of the slot that is served, one a clock, and offers the command that they make."""
-        m.submodules.words = words = Memory(shape=REGISTER_BITS, depth=self._slots * COMMAND_SLOT_WORDS, init=[])
+        depth = self._slots * COMMAND_SLOT_WORDS
+        m.submodules.words = words = Memory(shape=REGISTER_BITS, depth=depth, init=[])
         write_port = words.write_port()
         read_port = words.read_port()
         asking = Signal(range(COMMAND_SLOT_WORDS))

@@ -4,9 +4,9 @@ from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from speckv_model.csr.registers import COUNTER_BITS, COUNTERS, EVENTS, LATENCY_BUCKETS
 
 from speckv_hw.stream import transfer
-from speckv_model.csr.registers import COUNTER_BITS, COUNTERS, EVENTS, LATENCY_BUCKETS
 
 COUNTER_NUMBERS = {register.name: n for n, register in enumerate(COUNTERS)}
 """Position of each counter in the memory, by name."""
@@ -18,18 +18,18 @@ class Latency(data.Struct):
     clocks: 16
 
 
-Events = data.StructLayout({register.name.lower(): register.increment for register in EVENTS} | {"latency": Latency})
+Events = data.StructLayout(
+    {register.name.lower(): register.increment for register in EVENTS} | {"latency": Latency})
 """How much happened in this clock, by the lower-case name of the counter; and `latency`."""
 
 
 class Counters(wiring.Component):
     """Counts events, none lost, in a memory that is brought up to date by a sweep.
 
-    Every event has a small counter; the sweep visits one of them a clock, adds it to its word of the memory and
-    empties it. A read waits for the sweep to come by and returns the exact count of all clocks before.
-
-    A read is answered at most `latency` clocks after it is offered. `clear` sets all to zero; events of its own clock
-    come after it. On reset all are zero.
+    Every event has a small counter; the sweep visits one of them a clock, adds it to its word of memory and
+    empties it. A read waits for the sweep to come by and returns the exact count of all clocks before its
+    own acceptance, at most `latency` clocks after it is offered. `clear` sets all to zero; events of its
+    own clock come after it. On reset all are zero.
 
     Members
     -------
@@ -57,8 +57,8 @@ class Counters(wiring.Component):
         read_port = memory.read_port()
         write_port = memory.write_port()
 
-        # The sweep: the memory is asked for `following` while `visited`, asked for a clock ago, is being brought up
-        # to date. After a clear what the memory holds counts as zero for one whole round.
+        # The sweep: memory is asked for `following` while `visited`, asked for a clock ago, is brought up to
+        # date. After a clear what memory holds counts as zero for one whole round.
         following = Signal(range(number))
         visited = Signal(range(number), init=number - 1)
         stale = Signal(range(number + 1), init=number)

@@ -3,6 +3,18 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from speckv_model.csr.description import REGISTER_BITS, REGISTER_BYTES
+from speckv_model.csr.registers import (
+    ADDRESS_BITS,
+    COMMAND_SLOT_BASE,
+    COMMAND_SLOT_BYTES,
+    COMPLETION_BASE,
+    COUNTER_BASE,
+    HDM_BASE_ALIGN_BITS,
+    REGION_BYTES,
+    REGISTER_BASE,
+    REGISTERS,
+)
 
 from speckv_hw.csr.command import Command, Completion
 from speckv_hw.csr.command_queue import CommandQueue
@@ -10,19 +22,15 @@ from speckv_hw.csr.counters import Counters, Events
 from speckv_hw.csr.error_log import ErrorLog
 from speckv_hw.csr.mmio import MmioRequest, MmioResponse
 from speckv_hw.csr.register_file import RegisterFile
-from speckv_hw.stream import transfer
 from speckv_hw.types import ErrorKind, ErrorRecord
-from speckv_model.csr.description import REGISTER_BITS, REGISTER_BYTES
-from speckv_model.csr.registers import (ADDRESS_BITS, COMMAND_SLOT_BASE, COMMAND_SLOT_BYTES, COMPLETION_BASE,
-                                        COUNTER_BASE, HDM_BASE_ALIGN_BITS, REGION_BYTES, REGISTER_BASE, REGISTERS)
 
 
 class Csr(wiring.Component):
     """Answers MMIO requests, one at a time and in order, and holds what the host sets and sees through them.
 
-    A request is answered `latency` clocks after its acceptance, a read of a counter up to `Counters.latency` later; one
-    that is logged waits for the log. An address where nothing is reads as zero and ignores writes; that and a refused
-    doorbell leave an error record. Registers have the reset values of their description.
+    A request is answered `latency` clocks after its acceptance, a read of a counter up to `Counters.latency`
+    later; one that is logged waits for the log. An address where nothing is reads as zero and ignores writes;
+    that and a refused doorbell leave an error record. Registers have the reset values of their description.
 
     Parameters
     ----------
@@ -91,14 +99,16 @@ class Csr(wiring.Component):
         request = Signal(MmioRequest)
         answer = Signal(REGISTER_BITS)
         aligned = request.address % REGISTER_BYTES == 0
-        is_register = aligned & (request.address // REGION_BYTES == REGISTER_BASE // REGION_BYTES) & registers.mapped
+        region = request.address // REGION_BYTES
+        is_register = aligned & (region == REGISTER_BASE // REGION_BYTES) & registers.mapped
         is_command = self._is_slot(request, COMMAND_SLOT_BASE, COMMAND_SLOT_BYTES)
         is_completion = self._is_slot(request, COMPLETION_BASE, REGISTER_BYTES)
         own_log = log.records[self._records]
         m.d.comb += [
             registers.word.eq(request.address // REGISTER_BYTES),
             registers.data.eq(request.data),
-            queue.slot.eq(Mux(is_command, request.address // COMMAND_SLOT_BYTES, request.address // REGISTER_BYTES)),
+            queue.slot.eq(Mux(is_command, request.address // COMMAND_SLOT_BYTES,
+                              request.address // REGISTER_BYTES)),
             queue.word.eq(request.address // REGISTER_BYTES),
             queue.data.eq(request.data),
             queue.enable.eq(self.ready),

@@ -3,17 +3,17 @@
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from speckv_model.csr.registers import ERROR_COUNT_BITS
 
 from speckv_hw.stream import Arbiter
 from speckv_hw.types import ErrorRecord
-from speckv_model.csr.registers import ERROR_COUNT_BITS
 
 
 class ErrorLog(wiring.Component):
     """Keeps the first and the last error record since the last `clear`, and their number.
 
-    Takes one record a clock, so a record waits for at most `ports` - 1 others; it shows in the clock after its
-    acceptance. A record accepted together with `clear` comes after it. Empty on reset.
+    Takes one record a clock, so a record waits for at most `ports` - 1 others; it shows `latency` clocks
+    after its acceptance. A record accepted together with `clear` comes after it. Empty on reset.
 
     Parameters
     ----------

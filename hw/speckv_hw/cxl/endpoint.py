@@ -8,9 +8,9 @@ from speckv_hw.cache.messages import CacheOp, CacheRequest, PrefetchProposal, Re
 from speckv_hw.config import DeviceConfig
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
-from speckv_hw.table.context_table import context_lookup, context_result
-from speckv_hw.types import (LINE_BITS, PAGE_WIDTH, DevLoad, DrsOpcode, ErrorKind, ErrorRecord, MetaField, MetaValue,
-                             NdrOpcode, RwdOpcode)
+from speckv_hw.table.context import context_lookup, context_result
+from speckv_hw.types import (LINE_BITS, DevLoad, DrsOpcode, ErrorKind, ErrorRecord, MetaField, MetaValue,
+                             NdrOpcode, RwdOpcode, StreamInfo)
 
 __all__ = ["Endpoint", "EndpointEvents", "Access", "RESPONSE_ROOM"]
 
@@ -35,8 +35,11 @@ class Access(data.Struct):
     """A request on its way through the context table."""
     data: LINE_BITS
     byte_enable: 64
-    is_write: 1
+    op: CacheOp
     is_hint: 1
+    is_command: 1
+    """It comes from the command engine, about a page of the stream `command_stream`."""
+    command_stream: StreamInfo
     in_window: 1
     line: 6
     poison: 1
@@ -80,6 +83,9 @@ class Endpoint(wiring.Component):
     enable : In
         While low, every address is outside.
     lookup, result : to and from the context table, with `Access` as sideband
+    command : In(stream of CacheRequest)
+        Operations on pages. They go through the context table too, unlooked at, so that one that comes after a change
+        of the table also comes after every request that saw the table before.
     request : Out(stream of CacheRequest)
     read_response, write_response : In(stream), from the page cache
     hint : Out(stream of PrefetchProposal)
@@ -99,6 +105,7 @@ class Endpoint(wiring.Component):
             "enable": In(1),
             "lookup": Out(stream.Signature(context_lookup(Access))),
             "result": In(stream.Signature(context_result(Access))),
+            "command": In(stream.Signature(CacheRequest)),
             "request": Out(stream.Signature(CacheRequest)),
             "read_response": In(stream.Signature(ReadResponse)),
             "write_response": In(stream.Signature(WriteResponse)),
@@ -121,9 +128,10 @@ class Endpoint(wiring.Component):
             for name, port in zip(("req_error", "rwd_error", "outside_error"), errors.inputs)]
 
         self._build_answers(m)
-        m.submodules.accesses = accesses = Arbiter(context_lookup(Access), 2)
+        m.submodules.accesses = accesses = Arbiter(context_lookup(Access), 3)
         self._take_reqs(m, accesses.i0)
         self._take_rwds(m, accesses.i1)
+        self._take_commands(m, accesses.i2)
         m.submodules.access_stage = access_stage = Stage(context_lookup(Access))
         chain(m, accesses, access_stage, self.lookup)
         self._route(m)
@@ -303,7 +311,7 @@ class Endpoint(wiring.Component):
             source.ld_id.eq(rwd.ld_id),
             source.time.eq(queue.o.p.time),
             access.p.ld_id.eq(rwd.ld_id),
-            access.p.sideband.is_write.eq(1),
+            access.p.sideband.op.eq(CacheOp.WRITE),
             access.p.sideband.data.eq(rwd.data),
             access.p.sideband.byte_enable.eq(Mux(rwd.is_partial(), rwd.byte_enable, ~0)),
             access.p.sideband.poison.eq(rwd.poison),
@@ -327,29 +335,40 @@ class Endpoint(wiring.Component):
                 queue.o.ready.eq(transfer(completed)),
             ]
 
+    def _take_commands(self, m, access):
+        m.d.comb += [
+            access.p.page.eq(self.command.p.page),
+            access.p.sideband.op.eq(self.command.p.op),
+            access.p.sideband.is_command.eq(1),
+            access.p.sideband.command_stream.eq(self.command.p.stream),
+            access.valid.eq(self.command.valid),
+            self.command.ready.eq(access.ready),
+        ]
+
     # Between the context table and the page cache
 
     def _route(self, m):
         """Sends what is inside a context to the page cache or the prefetcher, and answers what is outside."""
         found, access = self.result.p, self.result.p.sideband
-        inside = found.hit & access.in_window
+        inside = (found.hit & access.in_window) | access.is_command
+        is_write = access.op == CacheOp.WRITE
         error, outside_read, outside_write = self._outside_error, self._outside_read, self._outside_write
         m.submodules.request_stage = request = Stage(CacheRequest)
         chain(m, request, self.request)
         m.d.comb += [
             request.i.p.data.eq(access.data),
             request.i.p.byte_enable.eq(access.byte_enable),
-            request.i.p.op.eq(Mux(access.is_write, CacheOp.WRITE, CacheOp.READ)),
+            request.i.p.op.eq(access.op),
             request.i.p.page.eq(found.page),
             request.i.p.line.eq(access.line),
-            request.i.p.stream.eq(found.stream),
+            request.i.p.stream.eq(Mux(access.is_command, access.command_stream, found.stream)),
             request.i.p.poison.eq(access.poison),
             request.i.p.source.eq(access.source),
             self.hint.p.page.eq(found.page),
             self.hint.p.stream.eq(found.stream),
             outside_read.payload.eq(access.source),
             outside_write.payload.eq(access.source),
-            error.p.kind.eq(Mux(access.is_write, ErrorKind.WRITE_OUTSIDE, ErrorKind.READ_OUTSIDE)),
+            error.p.kind.eq(Mux(is_write, ErrorKind.WRITE_OUTSIDE, ErrorKind.READ_OUTSIDE)),
             error.p.address.eq(Cat(Signal(6), access.line, found.page)),
             error.p.detail.eq(access.source.tag),
         ]
@@ -357,7 +376,7 @@ class Endpoint(wiring.Component):
             m.d.comb += [self.hint.valid.eq(self.result.valid & inside), self.result.ready.eq(1)]
         with m.Elif(inside):
             m.d.comb += [request.i.valid.eq(self.result.valid), self.result.ready.eq(request.i.ready)]
-        with m.Elif(access.is_write):
+        with m.Elif(is_write):
             m.d.comb += [
                 outside_write.valid.eq(self.result.valid & error.ready),
                 error.valid.eq(self.result.valid & outside_write.ready),

@@ -15,12 +15,12 @@ __all__ = ["MemoryPort"]
 class MemoryPort(wiring.Component):
     """An AXI4 manager that reads and writes bursts of 64-byte lines for several clients.
 
-    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants it, as bursts of
-    type INCR and size 64 bytes whose identifier is the client's number. Throughput, one line a clock in each direction;
-    latencies, `ReadPort.request_latency`, `ReadPort.data_latency`. Order is kept within each client, and there is none
-    between clients or between reads and writes: what a write wrote may be read once its `done` was offered. Nothing that a
-    client does with its own streams can block another, but for a writer that has offered the first line of a burst: it must
-    offer the others within bounded time.
+    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants it, as
+    bursts of type INCR and size 64 bytes whose identifier is the client's number. Throughput, one line a clock in each
+    direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and `WritePort.request_latency`. Order is
+    kept within each client; there is none between clients or between reads and writes: what a write wrote may be read
+    once its `done` was offered. Nothing that a client does with its own streams can block another, but for a writer
+    that has offered the first line of a burst: it must offer the others within bounded time.
 
     The port is empty after reset, and the memory behind it must be reset with it.
 
@@ -31,8 +31,8 @@ class MemoryPort(wiring.Component):
     readers, writers : int
         Clients of each direction, 1 to 16.
     read_depth : int or tuple of int
-        Lines that the queue of each reader holds, or of all; at least 4. Long bursts are cut to half of it. For one line a
-        clock, more than the memory's latency in clocks.
+        Lines that the queue of each reader holds, or of all; at least 4. Long bursts are cut to half of it. For one
+        line a clock, more than the memory's latency in clocks.
 
     Members
     -------

@@ -8,7 +8,7 @@ from speckv_hw.mem.axi4 import LINE_SIZE, Axi4Signature, Burst, Response
 from speckv_hw.mem.burst_splitter import BurstSplitter
 from speckv_hw.mem.flag_queue import FlagQueue
 from speckv_hw.mem.read_port import address_layout
-from speckv_hw.stream import Arbiter, Fifo, Stage, transfer
+from speckv_hw.stream import Arbiter, Stage, transfer
 from speckv_hw.types import WriteData, WriteDone, WriteRequest
 
 __all__ = ["WritePort"]
@@ -17,11 +17,12 @@ __all__ = ["WritePort"]
 class WritePort(wiring.Component):
     """Writes bursts of lines for several clients over the AW, W and B channels of AXI4.
 
-    Bursts take turns, each with its data before the next one starts: one line a clock and a clock between bursts. A burst
-    starts only when its writer offers the first line; from then on the writer must offer the others within bounded time,
-    whatever happens elsewhere, for the W channel waits for it. A request is done when all its responses have come; the order
-    of a client's requests is kept. B is never held up (`bready` is always high): a request's last burst starts only when
-    there is room for its `done`.
+    A request reaches AW `request_latency` clocks after it was accepted if its data is offered and nothing is before it.
+    Bursts take turns, each with its data before the next one starts: one line a clock and a clock between bursts. A
+    burst starts only when its writer offers the first line; from then on the writer must offer the others within
+    bounded time, whatever happens elsewhere, for the W channel waits for it. A request is done when all its responses
+    have come; the order of a client's requests is kept. B is never held up (`bready` is always high): a request's last
+    burst starts only when there is room for its `done`. Empty on reset.
 
     Parameters
     ----------
@@ -40,6 +41,8 @@ class WritePort(wiring.Component):
     axi : Out(Axi4Signature)
         Only AW, W and B are driven.
     """
+
+    request_latency = 3
 
     def __init__(self, config, writers):
         if not isinstance(writers, int) or not 1 <= writers <= 16:
@@ -102,11 +105,10 @@ class WritePort(wiring.Component):
         for n in range(self._writers):
             m.submodules[f"splitter{n}"] = splitter = BurstSplitter()
             m.submodules[f"finals{n}"] = finals = FlagQueue(limit)
-            m.submodules[f"queue{n}"] = queue = Fifo(WriteDone, limit)
+            m.submodules[f"errors{n}"] = errors = FlagQueue(limit)
             request, line, done = (getattr(self, f"{name}{n}") for name in ("request", "data", "done"))
             bursts = turns.inputs[n]
             wiring.connect(m, wiring.flipped(request), splitter.i)
-            wiring.connect(m, queue.o, wiring.flipped(done))
 
             unread = Signal(range(limit + 1), name=f"unread{n}")
             """Requests whose last burst has started and whose `done` was not taken."""
@@ -129,8 +131,11 @@ class WritePort(wiring.Component):
             error_so_far = error | (axi.bresp != Response.OKAY.value)
             m.d.comb += [
                 finals.o.ready.eq(answered),
-                queue.i.payload.error.eq(error_so_far),
-                queue.i.valid.eq(answered & finals.o.payload),
+                errors.i.payload.eq(error_so_far),
+                errors.i.valid.eq(answered & finals.o.payload),
+                done.payload.error.eq(errors.o.payload),
+                done.valid.eq(errors.o.valid),
+                errors.o.ready.eq(done.ready),
             ]
             with m.If(answered):
                 m.d.sync += error.eq(error_so_far & ~finals.o.payload)

@@ -3,11 +3,11 @@
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+from speckv_model.constants import OPEN_SECTORS
 
 from speckv_hw.pool.run_finder import MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
 from speckv_hw.types import AllocateResponse, FreeRequest
-from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["PoolAllocator"]
 
@@ -17,15 +17,15 @@ POSITION_BITS = MAP_BITS.bit_length() - 1
 class PoolAllocator(wiring.Component):
     """Hands out and takes back runs of contiguous sectors of the pool.
 
-    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory. Superblocks with room
-    are listed by their longest free run. A request goes to the one added last to the shortest list length that fits (best
-    fit), at the first run inside it that fits; only when none fits, to a superblock that was never used. Neighbouring free
-    sectors merge by themselves, and any part of what was allocated may be freed.
+    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory. Superblocks with
+    room are listed by their longest free run. A request goes to the one added last to the shortest list length that
+    fits (best fit), at the first run inside it that fits; only when none fits, to a superblock that was never used.
+    Neighbouring free sectors merge by themselves, and any part of what was allocated may be freed.
 
     Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An answer is
     offered at most `answer_clocks` clocks after its request was accepted, and the next request is accepted at most
-    `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not frees. Two properties that no
-    request can break: nothing is handed out twice, and a bad free changes nothing. Everything is free after reset.
+    `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not frees. Nothing is handed out
+    twice, and a bad free changes nothing. Everything is free after reset.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class PoolAllocator(wiring.Component):
                 with m.Else():
                     m.d.sync += [
                         occupied.eq(occupied ^ mask),
-                        self.free_sectors.eq(Mux(freeing, self.free_sectors + sectors, self.free_sectors - sectors)),
+                        self.free_sectors.eq(self.free_sectors + Mux(freeing, sectors, -sectors)),
                     ]
                     with m.If(~freeing):
                         m.d.sync += [

@@ -26,8 +26,8 @@ class SuperblockBins(wiring.Component):
     """Doubly linked lists of superblocks, bin 1 to 64, and the search for the smallest bin that will do.
 
     A search answers the most recently added superblock of the smallest bin >= `wanted` that is not empty; it answers
-    `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at a time, in order; a
-    search goes first if both are offered. All bins are empty after reset; only registers need it, whatever the memories hold.
+    `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at a time, in order;
+    a search goes first if both are offered. All bins are empty after reset, whatever the memories hold.
 
     Parameters
     ----------
@@ -87,7 +87,10 @@ class SuperblockBins(wiring.Component):
 
             with m.State("SELECT"):
                 m.d.comb += head_read.addr.eq(first_candidate)
-                m.d.sync += [self.found.payload.bin.eq(first_candidate), self.found.payload.ok.eq(any_candidate)]
+                m.d.sync += [
+                    self.found.payload.bin.eq(first_candidate),
+                    self.found.payload.ok.eq(any_candidate),
+                ]
                 m.next = "HEAD"
             with m.State("HEAD"):
                 m.d.sync += [self.found.payload.superblock.eq(head_read.data), self.found.valid.eq(1)]

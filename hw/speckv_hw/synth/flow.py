@@ -1,7 +1,7 @@
 """Yosys and nextpnr for one block: area from the mapped netlist, clock from the routed one.
 
-The clock is that of paths from register to register: `boundary` puts the block between registers, so that paths
-from its inputs and to its outputs are judged as if the neighbour's registers were next to it.
+The clock is that of paths from register to register: `boundary` puts the block between registers, so that
+paths from its inputs and to its outputs are judged as if the neighbour's registers were next to it.
 """
 
 import json
@@ -56,8 +56,8 @@ def recipe(verilog):
 def boundary(verilog):
     """Verilog of a module `boundary` that holds the block between registers and needs three pins.
 
-    The registers are ECP5 cells, so that they neither count as the block's nor merge with it. Those of the inputs
-    form a shift register, since a block may have more ports than the FPGA has pins.
+    The registers are ECP5 cells, so that they neither count as the block's nor merge with it. Those of the
+    inputs form a shift register, since a block may have more ports than the FPGA has pins.
     """
     ports = [port for port in ports_of(verilog) if port["name"] != "clk"]
     inputs = [port for port in ports if port["direction"] == "input" and port["name"] != "rst"]
@@ -93,7 +93,7 @@ def _run(step, command, arguments, directory, timeout):
     log.unlink(missing_ok=True)
     try:
         run = subprocess.run([program, "-q", "-l", log.name, *arguments], cwd=directory, timeout=timeout,
-                             stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except subprocess.TimeoutExpired:
         raise FlowError(f"{step}: not done after {timeout} s") from None
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from amaranth.lib import data, enum
 
-from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Codec, Dtype
+from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Codec, Dtype, StreamInfo
 
 WINDOW_SLOT_WIDTH = 16
 """Window slot (granule) number."""
@@ -46,3 +46,13 @@ class ContextReply(data.Struct):
     record: ContextRecord
     owned: 1
     context: CONTEXT_WIDTH
+
+
+def context_lookup(sideband):
+    """Payload of a lookup: a window page, who asks, and what travels along."""
+    return data.StructLayout({"page": PAGE_WIDTH, "ld_id": 4, "sideband": sideband})
+
+
+def context_result(sideband):
+    """Payload of a lookup's result; `stream` counts only where `hit` is set."""
+    return data.StructLayout({"hit": 1, "page": PAGE_WIDTH, "stream": StreamInfo, "sideband": sideband})

@@ -34,8 +34,8 @@ class CommandProcessor:
     config : DeviceConfig
     contexts : ContextTable
     device_ops : device
-        ``clear_table(page, count)`` empties page table entries, ``page_op(kind, page, context, record)`` does a
-        `PageOpKind` to a page of context number `context`; both return a `Status`.
+        ``clear_table(page, count)`` empties page table entries, ``page_op(kind, page, context, record)``
+        does a `PageOpKind` to a page of context number `context`; both return a `Status`.
     errors : ErrorLog
         Where failed commands are recorded.
     """

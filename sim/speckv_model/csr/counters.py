@@ -6,7 +6,7 @@ from .registers import COUNTER_BITS, COUNTERS, LATENCY_BUCKETS
 
 
 def latency_bucket(clocks):
-    """Histogram bucket of latencies of `clocks` (array or int, at least 0): floor(log2), 0 for 0, at most 15; int64."""
+    """Histogram bucket of latencies of `clocks` (array or int, at least 0): floor(log2), from 0 to 15."""
     clocks = np.maximum(np.asarray(clocks, np.int64), 1)
     return np.minimum(np.frexp(clocks.astype(np.float64))[1] - 1, LATENCY_BUCKETS - 1)
 
@@ -30,5 +30,6 @@ class Counters:
 
     def add_latencies(self, clocks):
         """Counts reads that were answered after `clocks` (array or int)."""
-        for bucket, count in enumerate(np.bincount(np.ravel(latency_bucket(clocks)), minlength=LATENCY_BUCKETS)):
+        counts = np.bincount(np.ravel(latency_bucket(clocks)), minlength=LATENCY_BUCKETS)
+        for bucket, count in enumerate(counts):
             self.add(f"LATENCY_{bucket}", count)

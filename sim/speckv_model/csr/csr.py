@@ -5,8 +5,18 @@ from .commands import CommandProcessor
 from .counters import Counters
 from .description import REGISTER_BYTES, Access
 from .error_log import ErrorLog
-from .registers import (ADDRESS_BITS, COMMAND_COUNT_BITS, COMMAND_SLOT_BASE, COMMAND_SLOT_BYTES, COMMAND_WORDS,
-                        COMPLETION_BASE, COMPLETION_WORD, MMIO_BYTES, REGISTERS, unpack_command)
+from .registers import (
+    ADDRESS_BITS,
+    COMMAND_COUNT_BITS,
+    COMMAND_SLOT_BASE,
+    COMMAND_SLOT_BYTES,
+    COMMAND_WORDS,
+    COMPLETION_BASE,
+    COMPLETION_WORD,
+    MMIO_BYTES,
+    REGISTERS,
+    unpack_command,
+)
 
 _COUNT_MASK = (1 << COMMAND_COUNT_BITS) - 1
 
@@ -58,7 +68,7 @@ class CsrModel:
         return self.hdm_base + self._config.window_bytes <= 1 << ADDRESS_BITS
 
     def mmio_read(self, address):
-        """The 64-bit word at byte `address` of MMIO space. An address where nothing is reads as zero and is logged."""
+        """The 64-bit word at byte `address` of MMIO space: zero, and an error record, where nothing is."""
         kind, index = self._decode(address)
         match kind:
             case "register":
@@ -71,7 +81,7 @@ class CsrModel:
         return 0
 
     def mmio_write(self, address, value):
-        """Writes the 64-bit `value` at byte `address` of MMIO space. An address where nothing is ignores it and is logged."""
+        """Writes the 64-bit `value` at byte `address` of MMIO space: an error record where nothing is."""
         kind, index = self._decode(address)
         match kind:
             case "register":

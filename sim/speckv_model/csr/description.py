@@ -1,4 +1,4 @@
-"""What a register map is made of: fields, registers, maps of registers. Data only; `registers` holds the map."""
+"""What a register map is made of: fields, registers, maps of registers. The map itself is in `registers`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Access(Enum):
     RW = "rw"
     """Read and write: holds what was written."""
     GUARDED = "rw, guarded"
-    """Read and write, but the device may refuse what is written, by the rule in the register's description."""
+    """Read and write, but the device may refuse what is written, by a rule in its description."""
     W1 = "w1"
     """Writing a one acts; reads as zero."""
     COUNTER = "counter"
@@ -26,7 +26,7 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Field:
-    """Bits `lsb` to `lsb + width - 1` of a register. `reset` is a value or a function of the `DeviceConfig`."""
+    """Bits `lsb` to `lsb + width - 1` of a register. `reset`: a value or a function of the `DeviceConfig`."""
     name: str
     lsb: int
     width: int
@@ -55,7 +55,7 @@ class Field:
         return int(value) << self.lsb
 
     def extract(self, word):
-        """The field's value in the register value `word`: an `enum` member where the field has such, else an int."""
+        """The field's value in the register value `word`: a member of `enum` if there is one, else an int."""
         value = (int(word) & self.mask) >> self.lsb
         if self.enum is not None and value in self.enum._value2member_map_:
             return self.enum(value)
@@ -74,7 +74,8 @@ class Register:
 
     def __post_init__(self):
         if self.offset < 0 or self.offset % REGISTER_BYTES:
-            raise ValueError(f"offset of {self.name} must be a multiple of {REGISTER_BYTES}, not {self.offset!r}")
+            raise ValueError(f"offset of {self.name} must be a multiple of {REGISTER_BYTES}, "
+                             f"not {self.offset!r}")
         taken = 0
         for field in self.fields:
             if taken & field.mask:

@@ -8,7 +8,7 @@ from .registers import ERROR_COUNT_BITS
 
 @dataclass(frozen=True)
 class ErrorRecord:
-    """What happened (`kind`), where (`address`, byte offset in the window) and a `detail` that depends on the kind."""
+    """What happened (`kind`), where (`address`, byte offset in the window), and a `detail` by kind."""
     kind: ErrorKind = ErrorKind.NONE
     address: int = 0
     detail: int = 0

@@ -1,7 +1,8 @@
 """The one description of MMIO space: the RTL decoder, the host's map and docs/registers.md come from it.
 
-Registers are 64 bits wide at byte offsets that are multiples of eight. `REGISTERS` is the map; `COMMAND_WORDS` are the
-words of a command slot and `COMPLETION_WORD` is what the device leaves when a command is done.
+Registers are 64 bits wide, at byte offsets that are multiples of eight. `REGISTERS` is the map;
+`COMMAND_WORDS` are the words of a command slot and `COMPLETION_WORD` is what the device leaves when a command
+is done.
 """
 
 from ..config import DeviceConfig
@@ -13,7 +14,7 @@ VERSION = 1
 
 MMIO_BYTES = 1 << 16
 REGION_BYTES = 1 << 14
-"""MMIO space is divided into regions: registers, command slots, completion words, and one that is reserved."""
+"""MMIO space has four regions: registers, command slots, completion words, and one that is reserved."""
 REGISTER_BASE = 0 * REGION_BYTES
 COMMAND_SLOT_BASE = 1 * REGION_BYTES
 COMPLETION_BASE = 2 * REGION_BYTES
@@ -51,7 +52,7 @@ def _error(name, offset, which):
 
 def _error_address(name, offset, which):
     return Register(name, offset, Access.RO, (
-        Field("address", 0, 40, "Byte offset in the window; in MMIO space for MMIO_ADDRESS and a refused tail."),
+        Field("address", 0, 40, "Byte offset in the window; in MMIO space: MMIO_ADDRESS, refused tail."),
     ), f"Where the {which} error happened.")
 
 
@@ -91,8 +92,8 @@ def _counter(index, name, increment, doc):
 
 def _latency(bucket):
     low = 0 if bucket == 0 else 1 << bucket
-    clocks = f"{low} clocks or more" if bucket == LATENCY_BUCKETS - 1 else f"{low} to {(2 << bucket) - 1} clocks"
-    return _counter(bucket, f"LATENCY_{bucket}", 0, f"Reads answered {clocks} after their acceptance.")
+    high = "or more" if bucket == LATENCY_BUCKETS - 1 else f"to {(2 << bucket) - 1}"
+    return _counter(bucket, f"LATENCY_{bucket}", 0, f"Reads answered after {low} {high} clocks.")
 
 
 REGISTERS = RegisterMap(
@@ -101,25 +102,25 @@ REGISTERS = RegisterMap(
         Field("version", 48, 16, "Version of this register map.", VERSION),
     ), "What answers here."),
     Register("CAPABILITY_0", 0x008, Access.CONSTANT, (
-        Field("window_bits", 0, 8, "Bytes of the HDM window, log2.", lambda config: config.window_bits),
-        Field("pool_bits", 8, 8, "Bytes of DRAM for page data, log2.", lambda config: _log2(config.pool_bytes)),
-        Field("contexts", 16, 16, "Contexts that can exist at once.", lambda config: config.contexts),
-        Field("window_slots", 32, 17, "Granules of the window.", lambda config: config.window_slots),
+        Field("window_bits", 0, 8, "Bytes of the HDM window, log2.", lambda c: c.window_bits),
+        Field("pool_bits", 8, 8, "Bytes of DRAM for page data, log2.", lambda c: _log2(c.pool_bytes)),
+        Field("contexts", 16, 16, "Contexts that can exist at once.", lambda c: c.contexts),
+        Field("window_slots", 32, 17, "Granules of the window.", lambda c: c.window_slots),
         Field("codecs", 56, 8, "Bit n: codec number n is built in.", codec_bitmap),
     ), "Window, pool and codecs."),
     Register("CAPABILITY_1", 0x010, Access.CONSTANT, (
-        Field("cache_pages", 0, 16, "Pages that the page cache holds.", lambda config: config.cache_pages),
-        Field("cache_ways", 16, 8, "Its associativity.", lambda config: config.cache_ways),
-        Field("tlb_entries", 32, 17, "Page table entries that the TLB holds.", lambda config: config.tlb_entries),
-        Field("tlb_ways", 56, 8, "Its associativity.", lambda config: config.tlb_ways),
+        Field("cache_pages", 0, 16, "Pages that the page cache holds.", lambda c: c.cache_pages),
+        Field("cache_ways", 16, 8, "Its associativity.", lambda c: c.cache_ways),
+        Field("tlb_entries", 32, 17, "Page table entries that the TLB holds.", lambda c: c.tlb_entries),
+        Field("tlb_ways", 56, 8, "Its associativity.", lambda c: c.tlb_ways),
     ), "On-chip memories."),
     Register("CAPABILITY_2", 0x018, Access.CONSTANT, (
         Field("requests_in_flight", 0, 16, "CXL.mem requests of each channel taken and not yet answered.",
-              lambda config: config.requests_in_flight),
-        Field("fetches_in_flight", 16, 8, "Pages on their way from DRAM.", lambda config: config.fetches_in_flight),
-        Field("bursts_in_flight", 24, 8, "AXI4 bursts of each direction.", lambda config: config.bursts_in_flight),
-        Field("command_slots", 32, 8, "Commands that the queue holds.", lambda config: config.command_slots),
-        Field("lanes", 40, 8, "16-bit values that the codec handles in a clock.", lambda config: config.lanes),
+              lambda c: c.requests_in_flight),
+        Field("fetches_in_flight", 16, 8, "Pages on their way from DRAM.", lambda c: c.fetches_in_flight),
+        Field("bursts_in_flight", 24, 8, "AXI4 bursts of each direction.", lambda c: c.bursts_in_flight),
+        Field("command_slots", 32, 8, "Commands that the queue holds.", lambda c: c.command_slots),
+        Field("lanes", 40, 8, "16-bit values that the codec handles in a clock.", lambda c: c.lanes),
     ), "Concurrency."),
     Register("STATUS", 0x020, Access.RO, (
         Field("ready", 0, 1, "Memories are swept after reset; until then commands wait."),
@@ -128,33 +129,33 @@ REGISTERS = RegisterMap(
         Field("error", 3, 1, "An error was recorded since the last clear."),
     ), "The device at a glance."),
     Register("CONTROL", 0x028, Access.RW, (
-        Field("prefetch_enable", 1, 1, "Pages may be fetched before they are asked for.", 1),
+        Field("prefetch_enable", 0, 1, "Pages may be fetched before they are asked for.", 1),
     ), "Switches."),
     Register("HDM_BASE", 0x030, Access.GUARDED, (
-        Field("base", HDM_BASE_ALIGN_BITS, ADDRESS_BITS - HDM_BASE_ALIGN_BITS, "Bits 51 to 28 of the base address."),
-    ), "Host physical address of the window. Keeps its value when written while HDM_CONTROL.committed is set."),
+        Field("base", HDM_BASE_ALIGN_BITS, ADDRESS_BITS - HDM_BASE_ALIGN_BITS, "Address bits 51 to 28."),
+    ), "Host physical address of the window. While HDM_CONTROL.committed is set it cannot be changed."),
     Register("HDM_CONTROL", 0x038, Access.GUARDED, (
         Field("commit", 9, 1, "Put the window to use (CXL 2.0 HDM decoder control, bit 9).", 1),
         Field("committed", 10, 1, "The window is in use; read only.", 1),
         Field("error", 11, 1, "Committing failed: the window would end beyond 2^52; read only."),
-    ), "While the window is not committed no address is inside it. To move it: clear `commit`, write HDM_BASE, set "
-       "`commit`. After reset it is committed at address 0."),
+    ), "While the window is not committed no address is inside it. To move it: clear `commit`, write "
+       "HDM_BASE, set `commit`. After reset it is committed at address 0."),
     Register("COMMAND_TAIL", 0x040, Access.GUARDED, (
         Field("tail", 0, COMMAND_COUNT_BITS, "Commands submitted, modulo 2^16."),
-    ), "Doorbell: commands up to `tail` are in their slots. A tail that is more than the number of slots ahead of "
-       "COMMAND_HEAD, or behind what was submitted before, is refused: COMMAND_TAIL stays and an error of kind "
-       "COMMAND is recorded with the address of this register and the refused tail as detail."),
+    ), "Doorbell: commands up to `tail` are in their slots. A tail that is more than the number of slots "
+       "ahead of COMMAND_HEAD, or behind what was submitted before, is refused: COMMAND_TAIL stays and an "
+       "error of kind COMMAND is recorded, with this register's address and the refused tail as detail."),
     Register("COMMAND_HEAD", 0x048, Access.RO, (
         Field("head", 0, COMMAND_COUNT_BITS, "Commands completed, modulo 2^16."),
     ), "Progress of the command queue."),
     Register("POOL_SECTORS", 0x050, Access.CONSTANT, (
-        Field("sectors", 0, 33, "128-byte sectors in all.", lambda config: config.pool_sectors),
+        Field("sectors", 0, 33, "128-byte sectors in all.", lambda c: c.pool_sectors),
     ), "Size of the pool."),
     Register("POOL_FREE_SECTORS", 0x058, Access.RO, (
-        Field("sectors", 0, 33, "128-byte sectors that are free.", lambda config: config.pool_sectors),
+        Field("sectors", 0, 33, "128-byte sectors that are free.", lambda c: c.pool_sectors),
     ), "Room left in the pool."),
     Register("POOL_LOW_WATER", 0x060, Access.RW, (
-        Field("sectors", 0, 33, "Threshold of STATUS.pool_low.", lambda config: config.pool_sectors // 8),
+        Field("sectors", 0, 33, "Threshold of STATUS.pool_low.", lambda c: c.pool_sectors // 8),
     ), "When to warn that the pool runs out. After reset one eighth of the pool."),
     Register("ERROR_COUNT", 0x080, Access.RO, (
         Field("count", 0, ERROR_COUNT_BITS, "Stays at its highest value once there."),
@@ -221,7 +222,7 @@ def pack_command(**fields):
 
     Raises `TypeError` for an unknown field and `ValueError` for a value that does not fit.
     """
-    words = [register.pack(**{field.name: fields.pop(field.name) for field in register.fields if field.name in fields})
+    words = [register.pack(**{field.name: fields.pop(field.name, 0) for field in register.fields})
              for register in COMMAND_WORDS]
     if fields:
         raise TypeError(f"fields must be those of a command, not {', '.join(fields)}")
@@ -230,7 +231,10 @@ def pack_command(**fields):
 
 def unpack_command(words):
     """Dictionary of field name to value of the command in `words` (one int a word)."""
-    return {name: value for register, word in zip(COMMAND_WORDS, words) for name, value in register.unpack(word).items()}
+    command = {}
+    for register, word in zip(COMMAND_WORDS, words):
+        command |= register.unpack(word)
+    return command
 
 
 def read_config(read):

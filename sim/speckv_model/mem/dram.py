@@ -48,9 +48,9 @@ class Dram:
     def write_lines(self, line, data, enable=None):
         """Writes `data`, uint8 (count, 64), from line number `line` on.
 
-        `enable`, bool (count, 4), names the 16-byte quarters to write; without it, all. Returns bool (count,), True where
-        the memory answers with an error; those lines keep their content. Raises `ValueError` outside the memory or for
-        another shape.
+        `enable`, bool (count, 4), names the 16-byte quarters to write; without it, all. Returns bool (count,), True
+        where the memory answers with an error; those lines keep their content. Raises `ValueError` outside the memory
+        or for another shape.
         """
         data = np.asarray(data, np.uint8)
         if data.ndim != 2 or data.shape[1] != LINE_BYTES:
@@ -98,7 +98,7 @@ class Dram:
         return chunk
 
     def _parts(self, line, count):
-        """Yields, for each chunk that the lines touch, its number, the lines' place in it and their place in the access."""
+        """Yields of each chunk that the lines touch its number, their place in it and their place in the access."""
         if line < 0 or count < 0 or line + count > self._lines:
             raise ValueError(f"lines must be from 0 to {self._lines - 1}, not {line!r} to {line + count - 1!r}")
         done = 0

@@ -1,0 +1,96 @@
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from speckv_model.constants import PAGE_LINES
+
+from ..stream import Fifo, transfer
+from ..types import LINE_BITS, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
+from .raw_encoder import RawEncoder
+from .speckv_encoder import SpeckvEncoder
+
+__all__ = ["PageEncoder"]
+
+_PAGES = 4
+"""Pages that can be in the encoders at once; one whose lines are coming in, one that goes out, and one that waits at
+either end of the pipeline."""
+
+
+class PageEncoder(wiring.Component):
+    """Encodes pages by the codec that each one names; a codec that is not built in means `raw`.
+
+    `lanes` values a clock and one clock between pages; the next page comes in while the one before goes out. Results
+    are in the order of the starts, each after its last stored line. Empty on reset.
+
+    Parameters
+    ----------
+    config : DeviceConfig
+
+    Members
+    -------
+    start : In(stream(EncodeStart))
+        Before the lines of a page.
+    lines : In(stream(512))
+        The 64 lines of a page, in order.
+    stored : Out(stream(StoredLine))
+        Lines of the encoded page in any order, each once. Meaningless if the page turns out not to fit.
+    result : Out(stream(EncodeResult))
+        Of `raw` pages `fits` is always set.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "start": In(stream.Signature(EncodeStart)),
+            "lines": In(stream.Signature(LINE_BITS)),
+            "stored": Out(stream.Signature(StoredLine)),
+            "result": Out(stream.Signature(EncodeResult)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.raw = raw = RawEncoder()
+        encoders = {}
+        if self._config.has_codec(Codec.SPECKV.value):
+            m.submodules.speckv = encoders[Codec.SPECKV] = SpeckvEncoder(self._config.lanes)
+
+        m.submodules.order = order = Fifo(Codec, _PAGES)
+        codec = Signal(Codec)
+        dtype = Signal(Dtype)
+        line = Signal(range(PAGE_LINES))
+        busy = Signal()
+        m.d.comb += [
+            self.start.ready.eq(~busy & order.i.ready),
+            order.i.valid.eq(self.start.valid & ~busy),
+            order.i.payload.eq(self.start.payload.codec),
+        ]
+        with m.If(transfer(self.start)):
+            m.d.sync += [busy.eq(1), codec.eq(self.start.payload.codec), dtype.eq(self.start.payload.dtype)]
+        with m.Elif(transfer(self.lines)):
+            m.d.sync += [line.eq(line + 1), busy.eq(line != PAGE_LINES - 1)]
+
+        def feed(encoder):
+            m.d.comb += [
+                encoder.lines.payload.data.eq(self.lines.payload),
+                encoder.lines.payload.dtype.eq(dtype),
+                encoder.lines.valid.eq(self.lines.valid & busy),
+                self.lines.ready.eq(encoder.lines.ready & busy),
+            ]
+
+        def drain(encoder):
+            for ours, theirs in ((self.stored, encoder.stored), (self.result, encoder.result)):
+                m.d.comb += [
+                    ours.payload.eq(theirs.payload),
+                    ours.valid.eq(theirs.valid & order.o.valid),
+                    theirs.ready.eq(ours.ready & order.o.valid),
+                ]
+
+        for connect, selected in ((feed, codec), (drain, order.o.payload)):
+            with m.Switch(selected):
+                for name, encoder in encoders.items():
+                    with m.Case(name):
+                        connect(encoder)
+                with m.Default():
+                    connect(raw)
+        m.d.comb += order.o.ready.eq(transfer(self.result))
+        return m

@@ -1,0 +1,87 @@
+"""Pages for the tests of the codecs: real KV, random bits, and rows that are special in some way."""
+
+from pathlib import Path
+
+import numpy as np
+from speckv_model.codec.speckv import INT8
+from speckv_model.constants import PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Dtype
+
+SAMPLES = Path(__file__).parents[2] / "sim" / "data" / "kv_samples.npz"
+
+
+def to_dtype(values, dtype):
+    """Bits of float `values` in `dtype`, rounded to nearest even. Finite values only. Returns uint16."""
+    if dtype == Dtype.FP16:
+        return np.asarray(values, dtype=np.float16).view(np.uint16)
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def real_rows(dtype):
+    """Rows of real post-RoPE keys and values. uint16 (1536, 128)."""
+    with np.load(SAMPLES) as samples:
+        values = np.stack([samples["k"], samples["v"]]).view(np.float16)
+    return to_dtype(values.reshape(-1, ROW_VALUES), dtype)
+
+
+def random_rows(rng, count, *, spread=0x7FFF, finite=None):
+    """Rows of random bit patterns with magnitudes up to `spread`; of `finite`, a dtype, no infinities and NaNs."""
+    rows = rng.integers(0, spread + 1, (count, ROW_VALUES)) | rng.integers(0, 2, (count, ROW_VALUES)) << 15
+    if finite is not None:
+        top = 0x7C00 if finite == Dtype.FP16 else 0x7F80
+        rows = np.where(rows & top == top, rows & 0x83FF, rows)
+    return rows.astype(np.uint16)
+
+
+def runs_row(runs, dtype, step=3):
+    """A row whose INT8 form has `runs` runs of equal deltas: runs of one value each, then one to the end."""
+    quantised = np.zeros(ROW_VALUES, dtype=np.int64)
+    quantised[:runs] = 127 - (step * np.arange(runs) ** 2) % 200
+    quantised[0] = 127
+    quantised[runs - 1:] = quantised[runs - 2] if runs > 1 else 0
+    return to_dtype(quantised / 127 * 2.0, dtype)
+
+
+def special_rows(rng, dtype):
+    """One row of each kind that an encoder could get wrong. uint16 (n, 128)."""
+    infinity = 0x7C00 if dtype == Dtype.FP16 else 0x7F80
+    zeros = np.zeros(ROW_VALUES, dtype=np.uint16)
+    one = to_dtype(1.0, dtype)
+    rows = [zeros, zeros | 0x8000, np.where(np.arange(ROW_VALUES) % 2, zeros, 0x8000)]
+    for place in (0, 31, 32, 127):
+        for value in (1, 0x8001, infinity - 1, infinity, infinity | 0x8000, infinity + 1, 0x7FFF, one):
+            row = zeros.copy()
+            row[place] = value
+            rows.append(row)
+    rows += [np.full(ROW_VALUES, value, dtype=np.uint16) for value in (1, one, one | 0x8000, infinity - 1, 0x8000)]
+    rows += [np.tile(np.array([one, one | 0x8000], np.uint16), 64), np.repeat(to_dtype([1, -2, 3, 0.5], dtype), 32)]
+    rows += [to_dtype(np.arange(ROW_VALUES) - offset, dtype) for offset in (0, 1, 64, 127)]
+    rows += [np.arange(ROW_VALUES, dtype=np.uint16) + base for base in (0, 100, 960, 0x8000)]
+    rows += [runs_row(runs, dtype) for runs in (1, 2, 3, INT8 - 2, INT8 - 1, INT8, INT8 + 1)]
+    rows += [*random_rows(rng, 4, spread=0x0003), *random_rows(rng, 4, spread=0x07FF), *random_rows(rng, 4)]
+    spike = random_rows(rng, 4, spread=0x3FF)
+    spike[:, 77] = infinity - 1
+    return np.array([*rows, *spike], dtype=np.uint16)
+
+
+def as_pages(rows):
+    """Pages of 16 `rows` each, the last one filled up with its last row. uint16 (n, 128) to uint8 (pages, 4096)."""
+    missing = -len(rows) % PAGE_ROWS
+    rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(-1, PAGE_BYTES)
+
+
+def mixed_pages(rng, dtype, count):
+    """`count` pages that mix rows of all kinds; from one page to the next each kind comes in another amount."""
+    sources = [real_rows(dtype), special_rows(rng, dtype), random_rows(rng, 64, finite=dtype), random_rows(rng, 64)]
+    pages = []
+    for _ in range(count):
+        weights = rng.dirichlet([1, 1, 0.5, 0.3])
+        kinds = rng.choice(len(sources), PAGE_ROWS, p=weights)
+        pages.append(np.stack([sources[kind][rng.integers(len(sources[kind]))] for kind in kinds]))
+    return as_pages(np.concatenate(pages))
+
+
+def to_lines(page):
+    """The 512-bit integers of a page or of stored lines. uint8 (n * 64,) to a list of n."""
+    return [int.from_bytes(line.tobytes(), "little") for line in page.reshape(-1, 64)]

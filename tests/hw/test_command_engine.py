@@ -1,0 +1,157 @@
+"""CommandEngine against its model: statuses, errors and every change that it asks for, in order."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from amaranth.hdl import ResetInserter, Signal
+from command_responders import (
+    BadPages,
+    LoggedContexts,
+    ModelDevice,
+    Responders,
+    number,
+    random_command,
+)
+from streams import SEED, receive, send, simulate
+
+from speckv_hw.csr.command_engine import CommandEngine
+from speckv_model.config import DeviceConfig
+from speckv_model.constants import ErrorKind, Opcode, Status
+from speckv_model.csr.commands import CommandProcessor
+from speckv_model.csr.error_log import ErrorLog
+
+# Granules of four pages keep walks over slots and pages short.
+CONFIG = DeviceConfig.small(window_slots=1 << 14)
+NOTHING = dict(context=0, tag=0, first_page=0, pages=0, index_bits=0, head_bits=0, layer_bits=0, dtype=0, codec=0,
+               ld_id=0, descriptor_base=0)
+
+
+class AllErrors(ErrorLog):
+    """An error log that keeps every record."""
+
+    def __init__(self):
+        self.records = []
+        super().__init__()
+
+    def record(self, kind, address, detail=0):
+        super().record(kind, address, detail)
+        self.records.append((kind, address, detail))
+
+
+def expect(commands, bad, config=CONFIG):
+    """Statuses, error records and log of the model after `commands`."""
+    log, errors = [], AllErrors()
+    processor = CommandProcessor(config, LoggedContexts(config, log), ModelDevice(config, bad, log), errors)
+    return [processor.execute(command) for command in commands], errors.records, log
+
+
+def run(commands, bad=None, delay=0.5, config=CONFIG):
+    """Statuses, error records and log of the engine after `commands`."""
+    dut = CommandEngine(config)
+    bad = bad or BadPages()
+    log, errors, statuses = [], [], []
+    responders = Responders(config, dut, bad, log, SEED, delay)
+
+    async def commander(ctx):
+        await send(ctx, dut.command, commands, idle=delay)
+
+    async def completions(ctx):
+        for completion in await receive(ctx, dut.completion, len(commands), stall=delay):
+            statuses.append(number(completion.status))
+
+    async def error_records(ctx):
+        while True:
+            [record] = await receive(ctx, dut.error, 1, stall=delay)
+            errors.append((number(record.kind), record.address, record.detail))
+
+    simulate(dut, commander, completions, background=[error_records, *responders.testbenches],
+             watched=[dut.manage, dut.table_request, dut.page_op, dut.error], clocks=200_000)
+    return statuses, errors, log
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_commands(seed, delay):
+    rng = random.Random(f"{SEED} {seed}")
+    commands = [random_command(rng, CONFIG) for _ in range(150)]
+    bad = BadPages([2, 9])
+    expected = expect(commands, bad)
+    assert run(commands, bad, delay) == expected
+    assert set(expected[0]) == set(Status)
+
+
+def test_largest_window():
+    config = DeviceConfig(window_bits=40, pool_bytes=1 << 38, window_slots=1 << 16, contexts=4096)
+    granule, top = config.granule_pages, config.window_pages
+    last = dict(opcode=Opcode.CREATE, context=4095, first_page=top - granule, pages=granule)
+    commands = [NOTHING | last | changes for changes in (
+        dict(pages=2 * granule), dict(index_bits=13), dict(), dict(opcode=Opcode.SEAL, first_page=top - 1, pages=2),
+        dict(opcode=Opcode.SEAL, first_page=top - 2, pages=2), dict(context=0))]
+    expected = expect(commands, BadPages(), config)
+    assert expected[0] == [Status.BAD_RANGE, Status.BAD_GEOMETRY, Status.OK, Status.BAD_RANGE, Status.OK,
+                           Status.OVERLAP]
+    assert run(commands, config=config) == expected
+
+
+def test_whole_window_in_one_context():
+    config = DeviceConfig(window_bits=28, window_slots=2, contexts=2)
+    commands = [NOTHING | dict(opcode=Opcode.CREATE, pages=config.window_pages, index_bits=16, head_bits=6,
+                               layer_bits=5),
+                NOTHING | dict(opcode=Opcode.FLUSH, first_page=config.window_pages - 1, pages=1)]
+    expected = expect(commands, BadPages(), config)
+    assert expected[0] == [Status.OK, Status.OK]
+    assert run(commands, config=config) == expected
+
+
+def test_error_of_a_command_names_its_first_page():
+    _, errors, _ = run([NOTHING | dict(opcode=200, first_page=0xABCDEF1)])
+    assert errors == [(ErrorKind.COMMAND, 0xABCDEF1000, Status.BAD_OPCODE)]
+
+
+def test_reset_in_the_middle():
+    """After a reset at any clock of a DESTROY the engine is idle and does what it is then asked."""
+    dut = CommandEngine(CONFIG)
+    reset = Signal()
+    log = []
+    create = NOTHING | dict(opcode=Opcode.CREATE, context=1, pages=8)
+    destroy = NOTHING | dict(opcode=Opcode.DESTROY, context=1)
+    responders = Responders(CONFIG, dut, BadPages(), log, SEED, delay=0.0)
+
+    async def one(ctx, command):
+        ctx.set(dut.command.payload, command)
+        ctx.set(dut.command.valid, 1)
+        ctx.set(dut.completion.ready, 1)
+        [completion] = await ctx.tick().sample(dut.completion.payload).until(dut.completion.valid)
+        ctx.set(dut.command.valid, 0)
+        return number(completion.status)
+
+    async def testbench(ctx):
+        for clocks in range(1, 60, 3):
+            assert await one(ctx, create) == Status.OK
+            ctx.set(dut.command.payload, destroy)
+            ctx.set(dut.command.valid, 1)
+            ctx.set(dut.completion.ready, 0)
+            await ctx.tick().repeat(clocks)
+            ctx.set(dut.command.valid, 0)
+            ctx.set(reset, 1)
+            # The device's reset also empties the boxes that would answer.
+            await ctx.tick().repeat(8)
+            ctx.set(reset, 0)
+            assert not any(ctx.get(port.valid) for port in (dut.manage, dut.table_request, dut.page_op, dut.error))
+            for slot in range(2):
+                responders.contexts.put_slot(slot, None)
+            responders.contexts.put(1, None)
+
+    simulate(ResetInserter(reset)(dut), testbench, background=responders.testbenches)
+
+
+def test_record_survives_its_context():
+    """FREE of DESTROY still names the stream's codec and dtype."""
+    commands = [NOTHING | dict(opcode=Opcode.CREATE, context=2, pages=4, codec=1, dtype=1),
+                NOTHING | dict(opcode=Opcode.DESTROY, context=2)]
+    _, _, log = run(commands)
+    frees = [entry for entry in log if entry[0] == "page"]
+    assert frees == [("page", 1, page, 2, 1, 1) for page in range(4)]
+    record = next(entry[2] for entry in log if entry[0] == "put")
+    assert replace(record, pages=0) == replace(record, pages=0, codec=1, dtype=1)

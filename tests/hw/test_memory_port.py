@@ -1,0 +1,230 @@
+"""The memory port between random clients and a random AXI4 memory."""
+
+import random
+
+import numpy as np
+import pytest
+from axi4_memory import Axi4Memory
+from speckv_hw.config import DeviceConfig
+from speckv_hw.mem.memory_port import MemoryPort
+from speckv_hw.mem.read_port import ReadPort
+from speckv_hw.mem.write_port import WritePort
+from speckv_model.mem.dram import Dram
+from streams import SEED, receive, send, simulate
+
+CONFIG = DeviceConfig.small()
+LINES = 1 << 12
+"""The part of the DRAM that the tests use; readers use the first half and each writer a part of the second."""
+
+
+def make(readers, writers, read_depth, config=CONFIG, **memory):
+    dut = MemoryPort(config, readers, writers, read_depth)
+    dram = Dram(config)
+    rng = np.random.default_rng(SEED)
+    dram.write_lines(0, rng.integers(0, 256, (LINES, 64), np.uint8))
+    return dut, dram, Axi4Memory(dut.axi, dram, bursts_in_flight=config.bursts_in_flight, **memory)
+
+
+def to_int(line):
+    return int.from_bytes(line.tobytes(), "little")
+
+
+def random_requests(rng, count, first, lines):
+    """(line, count) pairs inside `lines` lines from `first` on."""
+    requests = []
+    for _ in range(count):
+        size = rng.choice([1, 1, 2, 4, 17, rng.randint(1, 66)])
+        requests.append((first + rng.randrange(lines - size + 1), size))
+    return requests
+
+
+def reader(dut, dram, n, requests, *, idle=0.0, stall=0.0):
+    """Testbenches that send read requests and check what comes back."""
+    async def ask(ctx):
+        payloads = [{"line": line, "count": count} for line, count in requests]
+        await send(ctx, getattr(dut, f"read{n}_request"), payloads, idle=idle, seed=f"{SEED} {n}")
+
+    async def check(ctx):
+        for line, count in requests:
+            data, error = dram.read_lines(line, count)
+            got = await receive(ctx, getattr(dut, f"read{n}_data"), count, stall=stall, seed=f"{SEED} {n} {line}")
+            for index, payload in enumerate(got):
+                assert payload.last == (index == count - 1)
+                assert payload.error == error[index]
+                if not error[index]:
+                    assert payload.data == to_int(data[index])
+
+    return ask, check
+
+
+def writer(dut, n, requests, fails, *, idle=0.0, stall=0.0):
+    """Testbenches that send write requests, their data and check the answers. `fails` are lines that answer an error."""
+    rng = np.random.default_rng([SEED, n])
+    total = sum(count for _, count in requests)
+    data = rng.integers(0, 256, (total, 64), np.uint8)
+    enable = rng.integers(0, 16, total) | rng.choice([0, 15], total)
+
+    async def ask(ctx):
+        payloads = [{"line": line, "count": count} for line, count in requests]
+        await send(ctx, getattr(dut, f"write{n}_request"), payloads, idle=idle, seed=f"{SEED} ask {n}")
+
+    async def write(ctx):
+        payloads = [{"data": to_int(row), "enable": int(bits)} for row, bits in zip(data, enable)]
+        await send(ctx, getattr(dut, f"write{n}_data"), payloads, idle=idle, seed=f"{SEED} write {n}")
+
+    async def check(ctx):
+        got = await receive(ctx, getattr(dut, f"write{n}_done"), len(requests), stall=stall)
+        for (line, count), done in zip(requests, got):
+            assert done.error == any(number in fails for number in range(line, line + count))
+
+    quarters = (enable[:, None] >> np.arange(4) & 1).astype(bool)
+    return (ask, write, check), data, quarters
+
+
+def replay(dram, requests, data, quarters):
+    done = 0
+    for line, count in requests:
+        dram.write_lines(line, data[done:done + count], quarters[done:done + count])
+        done += count
+
+
+@pytest.mark.parametrize("latency, stall, idle, slow", [
+    ((1, 1), 0.0, 0.0, 0.0),
+    ((1, 60), 0.3, 0.0, 0.5),
+    ((40, 60), 0.1, 0.5, 0.3),
+    ((1, 20), 0.5, 0.1, 0.0),
+])
+def test_random_clients(latency, stall, idle, slow):
+    dut, dram, memory = make(3, 2, (256, 16, 4), latency=latency, stall=stall)
+    expected = Dram(CONFIG)
+    expected.write_lines(0, dram.read_lines(0, LINES)[0])
+    rng = random.Random(f"clients {SEED}")
+    failing_reads = set(rng.sample(range(LINES // 2), 100))
+    failing_writes = set(rng.sample(range(LINES // 2, LINES), 30))
+    for line in failing_reads:
+        dram.fail(line)
+    for line in failing_writes:
+        dram.fail_writes(line)
+        expected.fail_writes(line)
+    testbenches = []
+    for n, requests in enumerate((30, 40, 20)):
+        testbenches += reader(dut, dram, n, random_requests(rng, requests, 0, LINES // 2), idle=idle, stall=slow)
+    for n in range(2):
+        requests = random_requests(rng, 25, LINES // 2 + n * LINES // 4, LINES // 4)
+        benches, data, quarters = writer(dut, n, requests, failing_writes, idle=idle, stall=slow)
+        testbenches += benches
+        replay(expected, requests, data, quarters)
+    watched = [dut.read0_data, dut.read1_data, dut.read2_data, dut.write0_done, dut.write1_done]
+    finished = []
+
+    def counted(testbench):
+        async def run(ctx):
+            await testbench(ctx)
+            finished.append(testbench)
+        return run
+
+    async def end(ctx):
+        while len(finished) < len(testbenches):
+            await ctx.tick()
+        await ctx.tick().repeat(10)
+        assert memory.idle
+        outputs = [port.valid for port in watched] + [dut.axi.arvalid, dut.axi.awvalid, dut.axi.wvalid]
+        assert not any(ctx.get(valid) for valid in outputs)
+
+    simulate(dut, *map(counted, testbenches), end, background=[memory.run], watched=watched, clocks=30_000)
+    assert np.array_equal(dram.read_lines(0, LINES)[0], expected.read_lines(0, LINES)[0])
+    assert memory.most_reads == CONFIG.bursts_in_flight or latency == (1, 1)
+
+
+def test_slow_clients_do_not_block_others():
+    """Clients that take nothing, and a writer that offers no data, leave the others working."""
+    dut, dram, memory = make(2, 3, (64, 64), latency=(5, 5))
+    rng = random.Random(f"block {SEED}")
+
+    async def stuck_reader(ctx):
+        await send(ctx, dut.read0_request, [{"line": 64 * n, "count": 64} for n in range(2)])
+
+    async def writer_without_data(ctx):
+        await send(ctx, dut.write0_request, [{"line": 0, "count": 8}])
+
+    async def writer_that_takes_no_answer(ctx):
+        for n in range(CONFIG.bursts_in_flight):
+            await send(ctx, dut.write1_request, [{"line": n, "count": 1}])
+            await send(ctx, dut.write1_data, [{"data": n, "enable": 15}])
+        await send(ctx, dut.write1_request, [{"line": 0, "count": 1}])
+
+    requests = random_requests(rng, 20, 1024, 512)
+    benches, _, _ = writer(dut, 2, random_requests(rng, 20, 2048, 512), ())
+    simulate(dut, stuck_reader, writer_without_data, writer_that_takes_no_answer,
+             *reader(dut, dram, 1, requests), *benches, background=[memory.run], clocks=10_000)
+
+
+@pytest.mark.parametrize("count", [64, 66])
+def test_read_throughput(count):
+    """One line a clock with a memory latency of 100 clocks; cut requests cost nothing."""
+    config = DeviceConfig.default()
+    dut, dram, memory = make(1, 1, (512,), config=config, latency=(100, 100))
+    requests = [(2 * n, count) for n in range(20)]
+    ask, check = reader(dut, dram, 0, requests)
+    clocks = []
+
+    async def measure(ctx):
+        await ctx.tick().until(dut.read0_data.valid)
+        clocks.append(0)
+
+    async def count_clocks(ctx):
+        async for _ in ctx.tick():
+            if clocks:
+                clocks[0] += 1
+
+    simulate(dut, ask, check, measure, background=[memory.run, count_clocks])
+    assert clocks[0] <= 1.02 * count * len(requests)
+
+
+def test_write_throughput():
+    dut, dram, memory = make(1, 2, 16, config=DeviceConfig.default(), latency=(100, 100))
+    requests = [(2 * n, 64) for n in range(20)]
+    benches, _, _ = writer(dut, 0, requests, ())
+    clocks = []
+
+    async def count_clocks(ctx):
+        async for _ in ctx.tick():
+            clocks.append(1)
+
+    simulate(dut, *benches, background=[memory.run, count_clocks])
+    assert len(clocks) - 110 <= (64 + 2) * len(requests)
+
+
+def test_latencies():
+    dut, dram, memory = make(1, 1, 16, latency=(1, 1))
+    seen = {}
+
+    async def clock(ctx):
+        signals = {
+            "request": dut.read0_request.valid & dut.read0_request.ready, "ar": dut.axi.arvalid,
+            "r": dut.axi.rvalid, "data": dut.read0_data.valid,
+            "write": dut.write0_request.valid & dut.write0_request.ready, "aw": dut.axi.awvalid,
+        }
+        now = 0
+        async for _, _, *values in ctx.tick().sample(*signals.values()):
+            now += 1
+            for name, value in zip(signals, values):
+                if value:
+                    seen.setdefault(name, now)
+
+    benches, _, _ = writer(dut, 0, [(7, 3)], ())
+    simulate(dut, *reader(dut, dram, 0, [(5, 1)]), *benches, background=[memory.run, clock])
+    assert seen["ar"] - seen["request"] == ReadPort.request_latency
+    assert seen["data"] - seen["r"] == ReadPort.data_latency
+    assert seen["aw"] - seen["write"] == WritePort.request_latency
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ((0, 1, 16), "readers must be"),
+    ((1, 0, 16), "writers must be"),
+    ((1, 1, 3), "depths must be"),
+    ((2, 1, (16,)), "read_depth must have"),
+])
+def test_bad_parameters(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MemoryPort(CONFIG, *arguments)
