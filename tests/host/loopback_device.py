@@ -6,10 +6,12 @@ It exercises the link, the harness and its DRAM model, not the device.
 import enum
 
 from amaranth.hdl import Array, Module, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from speckv_hw.csr.mmio import MmioRequest, MmioResponse
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.generate import verilog_of
+from speckv_hw.mem.axi4 import LINE_SIZE, Axi4Signature, Burst
 from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
 from speckv_hw.types import MetaField, NdrOpcode
 from speckv_sim.build import build_verilog
@@ -39,29 +41,6 @@ CLOCKS = 0x08
 SCRATCH = 0x10
 
 
-class MmioRequest(data.Struct):
-    write: 1
-    address: 16
-    data: 64
-
-
-class MmioResponse(data.Struct):
-    data: 64
-
-
-class AxiSignature(wiring.Signature):
-    def __init__(self, address_bits):
-        address = {"valid": Out(1), "ready": In(1), "id": Out(4), "addr": Out(address_bits), "len": Out(8),
-                   "size": Out(3), "burst": Out(2)}
-        super().__init__({
-            **{f"aw{name}": member for name, member in address.items()},
-            "wvalid": Out(1), "wready": In(1), "wdata": Out(512), "wstrb": Out(64), "wlast": Out(1),
-            "bvalid": In(1), "bready": Out(1), "bid": In(4), "bresp": In(2),
-            **{f"ar{name}": member for name, member in address.items()},
-            "rvalid": In(1), "rready": Out(1), "rid": In(4), "rdata": In(512), "rresp": In(2), "rlast": In(1),
-        })
-
-
 class LoopbackDevice(wiring.Component):
     """Line address -> DRAM line, modulo the size of DRAM rounded down to a power of two.
 
@@ -78,7 +57,7 @@ class LoopbackDevice(wiring.Component):
             "s2m_drs": Out(stream.Signature(Drs)),
             "mmio_request": In(stream.Signature(MmioRequest)),
             "mmio_response": Out(stream.Signature(MmioResponse)),
-            "axi": Out(AxiSignature(config.dram_address_bits)),
+            "axi": Out(Axi4Signature(config.dram_address_bits)),
         })
 
     def elaborate(self, platform):
@@ -104,8 +83,8 @@ class LoopbackDevice(wiring.Component):
             self.axi.araddr.eq(addresses.o.payload << 6),
             self.axi.arvalid.eq(addresses.o.valid),
             self.axi.arlen.eq((mode == Mode.CROSS) * 63),
-            self.axi.arsize.eq(6),
-            self.axi.arburst.eq(1),
+            self.axi.arsize.eq(LINE_SIZE),
+            self.axi.arburst.eq(Burst.INCR),
             addresses.o.ready.eq(self.axi.arready & self.axi.arvalid),
         ]
         write_tags = self._writes(m, open_, swallow)
@@ -138,8 +117,8 @@ class LoopbackDevice(wiring.Component):
             axi.awvalid.eq(addresses.o.valid),
             axi.awaddr.eq(addresses.o.payload << 6),
             axi.awid.eq(1),
-            axi.awsize.eq(6),
-            axi.awburst.eq(1),
+            axi.awsize.eq(LINE_SIZE),
+            axi.awburst.eq(Burst.INCR),
             addresses.o.ready.eq(axi.awready),
             axi.wvalid.eq(write_data.o.valid),
             axi.wdata.eq(write_data.o.payload.data),

@@ -375,7 +375,8 @@ def test_errors_of_the_tools_are_shown(monkeypatch, tmp_path):
 
 def test_initial_values_are_taken_out():
     text = ("  reg [3:0] state = 4'h0;\n  wire [3:0] next = 4'h3;\n  reg seen = 1'h1;\n"
-            "  reg [7:0] table [1:0];\n  initial begin\n    table[0] = 8'h00;\n    table[1] = 8'h41;\n  end\n")
+            "  reg [7:0] table [1:0];\n"
+            "  initial begin\n    table[0] = 8'h00;\n    table[1] = 8'h41;\n  end\n")
     assert without_initial_values(text) == (
         "  reg [3:0] state;\n  wire [3:0] next = 4'h3;\n  reg seen;\n  reg [7:0] table [1:0];\n"
         "  initial begin\n    table[1] = 8'h41;\n  end\n")

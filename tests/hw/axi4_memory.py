@@ -146,7 +146,8 @@ class Axi4Memory:
         burst, self._beats = self._beats[:count], self._beats[count:]
         assert [last for _, _, last in burst] == [0] * (count - 1) + [1]
         data = np.frombuffer(b"".join(beat.to_bytes(64, "little") for beat, _, _ in burst), np.uint8)
-        error = self._dram.write_lines(line, data.reshape(count, 64), np.array([enable for _, enable, _ in burst]))
+        enables = np.array([enable for _, enable, _ in burst])
+        error = self._dram.write_lines(line, data.reshape(count, 64), enables)
         response = 2 + self._rng.getrandbits(1) if error.any() else 0
         self._answers[id].append((self._answer_clock(), response))
 

@@ -5,6 +5,7 @@ Both keep a `log` of everything that they were asked to change, in order, so tha
 
 import random
 
+from amaranth.hdl import Const
 from speckv_hw.csr.page_op import PageOpKind
 from speckv_hw.table.context import ContextOpKind
 from speckv_hw.types import TableFault, TableOp
@@ -85,15 +86,19 @@ class ModelDevice:
 
 
 class Responders:
-    """Background testbenches that answer a `CommandEngine`: context table, page table, page cache."""
+    """Background testbenches that answer a `CommandEngine`: context table, page table, page cache.
 
-    def __init__(self, config, engine, bad, log, seed, delay=0.5):
+    `reset` is the reset of the engine, which makes them forget what they were asked.
+    """
+
+    def __init__(self, config, engine, bad, log, seed, delay=0.5, reset=None):
         self.contexts = LoggedContexts(config, log)
         self._engine = engine
         self._bad = bad
         self._log = log
         self._seed = seed
         self._delay = delay
+        self._reset = Const(0) if reset is None else reset
 
     @property
     def testbenches(self):
@@ -117,7 +122,7 @@ class Responders:
                 while rng.random() < self._delay:
                     await ctx.tick()
                 ctx.set(reply.valid, 1)
-                await ctx.tick().until(reply.ready)
+                await ctx.tick().until(reply.ready | self._reset)
                 ctx.set(reply.valid, 0)
         return testbench
 

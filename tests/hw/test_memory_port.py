@@ -14,7 +14,7 @@ from streams import SEED, receive, send, simulate
 
 CONFIG = DeviceConfig.small()
 LINES = 1 << 12
-"""The part of the DRAM that the tests use; readers use the first half and each writer a part of the second."""
+"""What the tests use of the DRAM: readers the first half, each writer a part of the second."""
 
 
 def make(readers, writers, read_depth, config=CONFIG, **memory):
@@ -47,7 +47,8 @@ def reader(dut, dram, n, requests, *, idle=0.0, stall=0.0):
     async def check(ctx):
         for line, count in requests:
             data, error = dram.read_lines(line, count)
-            got = await receive(ctx, getattr(dut, f"read{n}_data"), count, stall=stall, seed=f"{SEED} {n} {line}")
+            port = getattr(dut, f"read{n}_data")
+            got = await receive(ctx, port, count, stall=stall, seed=f"{SEED} {n} {line}")
             for index, payload in enumerate(got):
                 assert payload.last == (index == count - 1)
                 assert payload.error == error[index]
@@ -58,7 +59,7 @@ def reader(dut, dram, n, requests, *, idle=0.0, stall=0.0):
 
 
 def writer(dut, n, requests, fails, *, idle=0.0, stall=0.0):
-    """Testbenches that send write requests, their data and check the answers. `fails` are lines that answer an error."""
+    """Testbenches that send requests and data and check the answers; their data; their enables."""
     rng = np.random.default_rng([SEED, n])
     total = sum(count for _, count in requests)
     data = rng.integers(0, 256, (total, 64), np.uint8)
@@ -108,7 +109,8 @@ def test_random_clients(latency, stall, idle, slow):
         expected.fail_writes(line)
     testbenches = []
     for n, requests in enumerate((30, 40, 20)):
-        testbenches += reader(dut, dram, n, random_requests(rng, requests, 0, LINES // 2), idle=idle, stall=slow)
+        requests = random_requests(rng, requests, 0, LINES // 2)
+        testbenches += reader(dut, dram, n, requests, idle=idle, stall=slow)
     for n in range(2):
         requests = random_requests(rng, 25, LINES // 2 + n * LINES // 4, LINES // 4)
         benches, data, quarters = writer(dut, n, requests, failing_writes, idle=idle, stall=slow)
@@ -223,7 +225,7 @@ def test_latencies():
     ((0, 1, 16), "readers must be"),
     ((1, 0, 16), "writers must be"),
     ((1, 1, 3), "depths must be"),
-    ((2, 1, (16,)), "read_depth must have"),
+    ((2, 1, (16,)), "read_depth must name"),
 ])
 def test_bad_parameters(arguments, message):
     with pytest.raises(ValueError, match=message):

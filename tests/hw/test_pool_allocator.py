@@ -6,6 +6,7 @@ import pytest
 from amaranth.hdl import ResetInserter, Signal
 from speckv_hw.config import DeviceConfig
 from speckv_hw.pool.pool_allocator import PoolAllocator
+from speckv_hw.stream import transfer
 from speckv_model.pool.pool_allocator import PoolAllocator as Model
 from streams import SEED, receive, send, simulate
 
@@ -13,7 +14,7 @@ CONFIG = DeviceConfig.small(pool_bytes=1 << 18)
 
 
 class Monitor:
-    """Replays in the model what the allocator accepts, in that order; checks every answer, notes the clocks taken."""
+    """Replays in the model, in order, what the allocator accepts; checks the answers, notes the clocks."""
 
     def __init__(self, dut):
         self.dut = dut
@@ -32,10 +33,11 @@ class Monitor:
         waiting = False
         self.least_free = CONFIG.pool_sectors
         sampled = ctx.tick().sample(
-            dut.allocate.valid & dut.allocate.ready, dut.allocate.payload,
-            dut.free.valid, dut.free.valid & dut.free.ready, dut.free.payload,
+            transfer(dut.allocate), dut.allocate.payload,
+            dut.free.valid, transfer(dut.free), dut.free.payload,
             dut.allocated.valid, dut.allocated.ready, dut.allocated.payload, dut.bad_free)
-        async for _, _, allocate, wanted, free_waits, free, freed, offered, taken, answer, bad_free in sampled:
+        async for _, _, *values in sampled:
+            allocate, wanted, free_waits, free, freed, offered, taken, answer, bad_free = values
             clock += 1
             bad += bad_free
             if offered:

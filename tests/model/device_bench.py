@@ -29,6 +29,8 @@ from speckv_model.csr.registers import (
 )
 from speckv_model.cxl import messages
 from speckv_model.device import DeviceModel
+from speckv_model.mover.messages import sectors_of
+from speckv_model.table.page_table import TableFault
 
 SEED = int(os.environ.get("SPECKV_SEED", "1"))
 ALL_LINES = np.arange(PAGE_LINES)
@@ -182,6 +184,30 @@ class Bench:
     def check_pool(self):
         """The pool has as much room as it has in the reference, where no sector can be lost."""
         assert self.device.pool.free_sectors == self.reference.pool.free_sectors
+
+    def forget_entries(self):
+        """Makes the device read entries from DRAM again: CREATE empties the TLB."""
+        free = max(self.reference.contexts) + 1
+        assert self.create(free, free * self.config.granule_pages, self.config.granule_pages) == Status.OK
+
+    def dram_line(self, page):
+        """DRAM line at which a page is stored."""
+        assert self.entry(page).has_place
+        return self.config.sector_line(self.entry(page).place)
+
+    def check_places(self):
+        """No two pages hold the same sector of the pool, and none holds a free one. Ends the bench: the pool is emptied."""
+        taken = set()
+        for *_, pages in self.reference.contexts.values():
+            for page in pages:
+                entry, fault = self.device.table.lookup(page)
+                if fault == TableFault.NONE and (count := sectors_of(entry)):
+                    sectors = set(range(entry.place, entry.place + count))
+                    assert not taken & sectors
+                    taken |= sectors
+        # The pool refuses to take back what is free.
+        for sector in taken:
+            assert self.device.pool.free(sector, 1)
 
 
 def addresses(page, lines):

@@ -92,7 +92,7 @@ def test_every_cache_gives_the_same_answers(hot_pages, is_tight):
         bench = Bench(cached(pages))
         traffic = Traffic(bench, rng, hot_pages)
         least = bench.config.pool_sectors
-        for _ in range(400):
+        for _ in range(250):
             traffic.step()
             least = min(least, bench.device.pool.free_sectors)
         traffic.check()

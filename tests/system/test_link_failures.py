@@ -38,7 +38,7 @@ def open_link(executable):
 
 
 def assert_unusable(link):
-    for method, arguments in (("submit", [reads(ADDRESSES)]), ("mmio_read", [0]), ("reset", []), ("run", [1])):
+    for method, arguments in (("submit", [reads([0])]), ("mmio_read", [0]), ("reset", []), ("run", [1])):
         with pytest.raises(LinkError, match="failed before"):
             getattr(link, method)(*arguments)
     with pytest.raises(ProcessLookupError):

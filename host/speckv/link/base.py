@@ -21,8 +21,7 @@ class Link(ABC):
     Ordering of `submit`: requests to the same 4 KiB page take effect in the order of the batch; others in any
     order. A batch is finished when `submit` returns, so batches take effect one after the other.
 
-    Every method raises `LinkClosed` after `close`, and `LinkError` (or a subclass) where the device or the way
-    to it fails.
+    Every method raises `LinkClosed` after `close`, and `LinkError` where the device or the way to it fails.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class Response(enum.Enum, shape=2):
 
 
 class Axi4Signature(wiring.Signature):
-    """A 512-bit AXI4 manager as one flat group of signals, so that a top's port `axi` is named `axi__awvalid` and so on.
+    """A 512-bit AXI4 manager as one flat group of signals; a top's `axi` becomes `axi__awvalid` and so on.
 
     Without the optional lock, cache, prot, qos, region and user signals.
 

@@ -21,8 +21,9 @@ class LineBurst(data.Struct):
 class BurstSplitter(wiring.Component):
     """Cuts each request at the multiples of `boundary` lines.
 
-    Latency `latency` clocks from a request to its first burst; then a burst each clock; a request is accepted a clock
-    after the last burst of its predecessor was made. Order kept; every request yields a burst. Empty on reset.
+    Latency `latency` clocks from a request to its first burst; then a burst each clock; a request is accepted
+    a clock after the last burst of its predecessor was made. Order kept; every request yields a burst. Empty
+    on reset.
 
     Parameters
     ----------

@@ -15,12 +15,13 @@ __all__ = ["MemoryPort"]
 class MemoryPort(wiring.Component):
     """An AXI4 manager that reads and writes bursts of 64-byte lines for several clients.
 
-    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants it, as
-    bursts of type INCR and size 64 bytes whose identifier is the client's number. Throughput, one line a clock in each
-    direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and `WritePort.request_latency`. Order is
-    kept within each client; there is none between clients or between reads and writes: what a write wrote may be read
-    once its `done` was offered. Nothing that a client does with its own streams can block another, but for a writer
-    that has offered the first line of a burst: it must offer the others within bounded time.
+    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants
+    it, as bursts of type INCR and size 64 bytes whose identifier is the client's number. Throughput, one line
+    a clock in each direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and
+    `WritePort.request_latency`. Order is kept within each client; there is none between clients or between
+    reads and writes: what a write wrote may be read once its `done` was offered. Nothing that a client does
+    with its own streams can block another, but for a writer that has offered the first line of a burst: it
+    must offer the others within bounded time.
 
     The port is empty after reset, and the memory behind it must be reset with it.
 
@@ -31,8 +32,8 @@ class MemoryPort(wiring.Component):
     readers, writers : int
         Clients of each direction, 1 to 16.
     read_depth : int or tuple of int
-        Lines that the queue of each reader holds, or of all; at least 4. Long bursts are cut to half of it. For one
-        line a clock, more than the memory's latency in clocks.
+        Lines that the queue of each reader holds, or of all; at least 4. Long bursts are cut to half of it.
+        For one line a clock, more than the memory's latency in clocks.
 
     Members
     -------
@@ -52,7 +53,7 @@ class MemoryPort(wiring.Component):
             raise ValueError(f"readers must be from 1 to 16, not {readers!r}")
         depths = (read_depth,) * readers if isinstance(read_depth, int) else tuple(read_depth)
         if len(depths) != readers:
-            raise ValueError(f"read_depth must have one depth for each of {readers} readers, not {read_depth!r}")
+            raise ValueError(f"read_depth must name a depth for each reader, not {read_depth!r}")
         self._read = ReadPort(config, depths)
         self._write = WritePort(config, writers)
         self._readers = readers
@@ -71,13 +72,17 @@ class MemoryPort(wiring.Component):
         m = Module()
         m.submodules.read = read = self._read
         m.submodules.write = write = self._write
+
+        def outer(name):
+            return wiring.flipped(getattr(self, name))
+
         for n in range(self._readers):
-            wiring.connect(m, wiring.flipped(getattr(self, f"read{n}_request")), getattr(read, f"request{n}"))
-            wiring.connect(m, getattr(read, f"data{n}"), wiring.flipped(getattr(self, f"read{n}_data")))
+            wiring.connect(m, outer(f"read{n}_request"), getattr(read, f"request{n}"))
+            wiring.connect(m, getattr(read, f"data{n}"), outer(f"read{n}_data"))
         for n in range(self._writers):
-            wiring.connect(m, wiring.flipped(getattr(self, f"write{n}_request")), getattr(write, f"request{n}"))
-            wiring.connect(m, wiring.flipped(getattr(self, f"write{n}_data")), getattr(write, f"data{n}"))
-            wiring.connect(m, getattr(write, f"done{n}"), wiring.flipped(getattr(self, f"write{n}_done")))
+            wiring.connect(m, outer(f"write{n}_request"), getattr(write, f"request{n}"))
+            wiring.connect(m, outer(f"write{n}_data"), getattr(write, f"data{n}"))
+            wiring.connect(m, getattr(write, f"done{n}"), outer(f"write{n}_done"))
         for name, member in self.axi.signature.members.items():
             half = read if name[0] in "ar" and not name.startswith("aw") else write
             here, there = getattr(self.axi, name), getattr(half.axi, name)

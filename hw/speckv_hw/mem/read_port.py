@@ -26,18 +26,19 @@ def burst_boundary(depth):
 class ReadPort(wiring.Component):
     """Reads bursts of lines for several clients over the AR and R channels of AXI4.
 
-    A request reaches AR `request_latency` clocks after it was accepted if nothing is before it; a beat of R reaches
-    its client `data_latency` clocks after it was taken. One line a clock. The order of a client's requests is kept;
-    between clients bursts take turns. A burst is asked for only when the client's queue has room reserved for all of
-    it, so R is never held up (`rready` is always high) and no client can block another. Empty on reset.
+    A request reaches AR `request_latency` clocks after it was accepted if nothing is before it; a beat of R
+    reaches its client `data_latency` clocks after it was taken. One line a clock. The order of a client's
+    requests is kept; between clients bursts take turns. A burst is asked for only when the client's queue has
+    room reserved for all of it, so R is never held up (`rready` is always high) and no client can block
+    another. Empty on reset.
 
     Parameters
     ----------
     config : DeviceConfig
         Gives the address width and the bursts in flight, of all readers together.
     depths : tuple of int
-        Of each reader, the lines that its queue holds, at least 4. It gets one line a clock, sustained, if the queue
-        holds more lines than the memory has clocks of latency.
+        Of each reader, the lines that its queue holds, at least 4. It gets one line a clock, sustained, if
+        the queue holds more lines than the memory has clocks of latency.
 
     Members
     -------

@@ -17,12 +17,13 @@ __all__ = ["WritePort"]
 class WritePort(wiring.Component):
     """Writes bursts of lines for several clients over the AW, W and B channels of AXI4.
 
-    A request reaches AW `request_latency` clocks after it was accepted if its data is offered and nothing is before it.
-    Bursts take turns, each with its data before the next one starts: one line a clock and a clock between bursts. A
-    burst starts only when its writer offers the first line; from then on the writer must offer the others within
-    bounded time, whatever happens elsewhere, for the W channel waits for it. A request is done when all its responses
-    have come; the order of a client's requests is kept. B is never held up (`bready` is always high): a request's last
-    burst starts only when there is room for its `done`. Empty on reset.
+    A request reaches AW `request_latency` clocks after it was accepted if its data is offered and nothing is
+    before it. Bursts take turns, each with its data before the next one starts: one line a clock and a clock
+    between bursts. A burst starts only when its writer offers the first line; from then on the writer must
+    offer the others within bounded time, whatever happens elsewhere, for the W channel waits for it. A
+    request is done when all its responses have come; the order of a client's requests is kept. B is never
+    held up (`bready` is always high): a request's last burst starts only when there is room for its `done`.
+    Empty on reset.
 
     Parameters
     ----------

@@ -17,15 +17,16 @@ POSITION_BITS = MAP_BITS.bit_length() - 1
 class PoolAllocator(wiring.Component):
     """Hands out and takes back runs of contiguous sectors of the pool.
 
-    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory. Superblocks with
-    room are listed by their longest free run. A request goes to the one added last to the shortest list length that
-    fits (best fit), at the first run inside it that fits; only when none fits, to a superblock that was never used.
-    Neighbouring free sectors merge by themselves, and any part of what was allocated may be freed.
+    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory.
+    Superblocks with room are listed by their longest free run. A request goes to the one added last to the
+    shortest list length that fits (best fit), at the first run inside it that fits; only when none fits, to a
+    superblock that was never used. Neighbouring free sectors merge by themselves, and any part of what was
+    allocated may be freed.
 
-    Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An answer is
-    offered at most `answer_clocks` clocks after its request was accepted, and the next request is accepted at most
-    `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not frees. Nothing is handed out
-    twice, and a bad free changes nothing. Everything is free after reset.
+    Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An
+    answer is offered at most `answer_clocks` clocks after its request was accepted, and the next request is
+    accepted at most `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not
+    frees. Nothing is handed out twice, and a bad free changes nothing. Everything is free after reset.
 
     Parameters
     ----------

@@ -30,12 +30,12 @@ class RunAnswer(data.Struct):
 class RunFinder(wiring.Component):
     """Finds the longest run of ones in a 64-bit map, or the first run of a wanted length.
 
-    Latency `latency` clocks from query to answer, one query at a time, order kept. A query under way is dropped on
-    reset.
+    Latency `latency` clocks from query to answer, one query at a time, order kept. A query under way is
+    dropped on reset.
 
-    The length is built bit by bit from 64 down to 1: `ends` marks every place that lies `length` after the start of a
-    run of at least `length`; where a run of 2^k starts at such a place too, the length can grow by 2^k. Runs of 2^k
-    are found by doubling.
+    The length is built bit by bit from 64 down to 1: `ends` marks every place that lies `length` after the
+    start of a run of at least `length`; where a run of 2^k starts at such a place too, the length can grow by
+    2^k. Runs of 2^k are found by doubling.
 
     Members
     -------

@@ -25,9 +25,10 @@ def move_layout(superblock_width):
 class SuperblockBins(wiring.Component):
     """Doubly linked lists of superblocks, bin 1 to 64, and the search for the smallest bin that will do.
 
-    A search answers the most recently added superblock of the smallest bin >= `wanted` that is not empty; it answers
-    `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at a time, in order;
-    a search goes first if both are offered. All bins are empty after reset, whatever the memories hold.
+    A search answers the most recently added superblock of the smallest bin >= `wanted` that is not empty; it
+    answers `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at
+    a time, in order; a search goes first if both are offered. All bins are empty after reset, whatever the
+    memories hold.
 
     Parameters
     ----------

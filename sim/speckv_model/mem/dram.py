@@ -35,8 +35,9 @@ class Dram:
     def read_lines(self, line, count):
         """Reads `count` lines from line number `line` on.
 
-        Returns `(data, error)`: uint8 (count, 64) and bool (count,), True where the memory answers with an error. The
-        data of such a line is what is stored there; a device must not use it. Raises `ValueError` outside the memory.
+        Returns `(data, error)`: uint8 (count, 64) and bool (count,), True where the memory answers with an
+        error. The data of such a line is what is stored there; a device must not use it. Raises `ValueError`
+        outside the memory.
         """
         data = np.empty((count, LINE_BYTES), np.uint8)
         for chunk, inside, part in self._parts(line, count):
@@ -48,9 +49,9 @@ class Dram:
     def write_lines(self, line, data, enable=None):
         """Writes `data`, uint8 (count, 64), from line number `line` on.
 
-        `enable`, bool (count, 4), names the 16-byte quarters to write; without it, all. Returns bool (count,), True
-        where the memory answers with an error; those lines keep their content. Raises `ValueError` outside the memory
-        or for another shape.
+        `enable`, bool (count, 4), names the 16-byte quarters to write; without it, all. Returns bool
+        (count,), True where the memory answers with an error; those lines keep their content. Raises
+        `ValueError` outside the memory or for another shape.
         """
         data = np.asarray(data, np.uint8)
         if data.ndim != 2 or data.shape[1] != LINE_BYTES:
@@ -83,7 +84,7 @@ class Dram:
         self._write_failures.clear()
 
     def flip(self, byte_address, bit):
-        """Inverts bit `bit` (0 to 7) of the byte at `byte_address`, as a fault of the memory cell would."""
+        """Inverts bit `bit` (0 to 7) of the byte at `byte_address`, as a faulty cell would."""
         if not 0 <= bit < 8:
             raise ValueError(f"bit must be from 0 to 7, not {bit!r}")
         line, byte = divmod(byte_address, LINE_BYTES)
@@ -98,9 +99,9 @@ class Dram:
         return chunk
 
     def _parts(self, line, count):
-        """Yields of each chunk that the lines touch its number, their place in it and their place in the access."""
+        """Yields, per chunk that the lines touch: its number, their place in it and in the access."""
         if line < 0 or count < 0 or line + count > self._lines:
-            raise ValueError(f"lines must be from 0 to {self._lines - 1}, not {line!r} to {line + count - 1!r}")
+            raise ValueError(f"lines must be below {self._lines}, not {count!r} from {line!r} on")
         done = 0
         while done < count:
             chunk, inside = divmod(line + done, CHUNK_LINES)

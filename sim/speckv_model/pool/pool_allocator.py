@@ -46,8 +46,9 @@ def run_sectors(free, sectors):
 class PoolAllocator:
     """Hands out and takes back runs of contiguous sectors of the pool.
 
-    Superblocks of 64 sectors are listed by their longest free run; a request goes to the superblock added last to
-    the first list that fits, at the first run that fits; only when no list has one, to a superblock never used before.
+    Superblocks of 64 sectors are listed by their longest free run; a request goes to the superblock added
+    last to the first list that fits, at the first run that fits; only when no list has one, to a superblock
+    never used before.
 
     Parameters
     ----------
