@@ -24,9 +24,30 @@ from .errors import (
 )
 from .stats import ErrorRecord, Stats
 
-__all__ = ["open", "Device", "Context", "DeviceConfig", "Stats", "ErrorRecord", "errors", "AddressError", "CommandError",
-           "ContextFreed", "DeviceMismatch", "DtypeError", "LinkClosed", "LinkError", "LinkTimeout", "PoisonError",
-           "ShapeError", "SimulationDied", "SpeckvError", "TooManyContexts", "UnknownCodec", "WindowFull"]
+__all__ = [
+    "open",
+    "Device",
+    "Context",
+    "DeviceConfig",
+    "Stats",
+    "ErrorRecord",
+    "errors",
+    "AddressError",
+    "CommandError",
+    "ContextFreed",
+    "DeviceMismatch",
+    "DtypeError",
+    "LinkClosed",
+    "LinkError",
+    "LinkTimeout",
+    "PoisonError",
+    "ShapeError",
+    "SimulationDied",
+    "SpeckvError",
+    "TooManyContexts",
+    "UnknownCodec",
+    "WindowFull",
+]
 
 SCHEMES = ("sim", "emu")
 
@@ -37,8 +58,8 @@ def open(url, config=None, *, lookahead=2, **options):
     Parameters
     ----------
     url : str
-        ``sim:`` is the Verilated RTL in a process of its own, ``emu:`` the NumPy model; after the colon the preset of
-        the configuration, ``small`` or ``default`` (also if it is left out).
+        ``sim:`` is the Verilated RTL in a process of its own, ``emu:`` the NumPy model; after the colon the
+        preset of the configuration, ``small`` or ``default`` (also if it is left out).
     config : DeviceConfig, optional
         The configuration, in place of a preset.
     lookahead : int
@@ -71,7 +92,7 @@ def open(url, config=None, *, lookahead=2, **options):
 
 
 def open_link(scheme, config, **options):
-    """The bare link of `scheme` (``sim`` or ``emu``) to a device of `config`, for those who want no driver."""
+    """The bare link of `scheme` (``sim`` or ``emu``) to a device of `config`, without a driver."""
     if scheme == "sim":
         from .link.simulated import SimulatedLink as Link
     else:

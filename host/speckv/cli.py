@@ -3,11 +3,12 @@
 import click
 from rich.console import Console
 from rich.table import Table
-from speckv_model.config import DeviceConfig
+from speckv_sim.build import BuildError
 
 from . import demo as demonstration
 from . import open as open_device
 from . import soak
+from .bench import link as bench_link
 from .errors import SpeckvError
 
 link_option = click.option("--link", type=click.Choice(list(demonstration.LINKS)), default="simulated",
@@ -28,15 +29,21 @@ def main():
 @click.option("--codec", default="speckv", show_default=True, help="The codec to compare with raw.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), default="float16", show_default=True)
 @click.option("--windows", type=click.IntRange(1), default=4, show_default=True, help="Held-out windows.")
-@click.option("--window", type=click.IntRange(16), default=512, show_default=True, help="Most tokens of each.")
+@click.option(
+    "--window", type=click.IntRange(16), default=512, show_default=True, help="Most tokens of each."
+)
 @click.option("--prompt", help="Text to continue.")
-@click.option("--reports", type=click.Path(file_okay=False), default=str(demonstration.REPORTS), show_default=True,
-              help="Where demo.json and demo.png go.")
+@click.option(
+    "--reports",
+    type=click.Path(file_okay=False),
+    default=demonstration.REPORTS,
+    help="Where demo.json and demo.png go; build/reports if not given.",
+)
 def demo(**options):
     """Generates text with every K and V in the device."""
     try:
         report = demonstration.main(**options)
-    except (SpeckvError, ValueError) as error:
+    except (SpeckvError, BuildError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     if not report["tokens_equal"]:
         raise click.ClickException("the tokens generated with codec raw differ from those of the NumPy cache")
@@ -50,7 +57,7 @@ def info(link, preset):
     try:
         with open_device(f"{demonstration.LINKS[link]}:{preset}") as device:
             config, stats = device.config, device.stats()
-    except SpeckvError as error:
+    except (SpeckvError, BuildError) as error:
         raise click.ClickException(str(error)) from error
     shown = Table(title=f"{link} device, configuration {preset}", show_header=False)
     for name, value in config.to_dict().items():
@@ -67,14 +74,7 @@ def bench():
     """Measurements."""
 
 
-@bench.command("link", context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench_link(arguments):
-    """How fast lines go to the device and back; arguments as of python -m speckv.bench.link."""
-    from .bench import link
-    link.main(list(arguments))
-
-
+bench.add_command(bench_link.main, "link")
 main.add_command(soak.command)
 
 

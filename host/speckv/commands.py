@@ -1,6 +1,7 @@
 """The device's command queue: fill slots, ring the doorbell, wait, read the completions."""
 
 from speckv_model.constants import Status
+from speckv_model.csr.description import REGISTER_BYTES
 from speckv_model.csr.registers import (
     COMMAND_COUNT_BITS,
     COMPLETION_WORD,
@@ -9,7 +10,6 @@ from speckv_model.csr.registers import (
     completion_offset,
     pack_command,
 )
-from speckv_model.csr.description import REGISTER_BYTES
 
 from .errors import CommandError, LinkError
 
@@ -33,7 +33,7 @@ class CommandQueue:
         self._tail = link.mmio_read(REGISTERS.COMMAND_TAIL.offset) & COUNT_MASK
 
     def run(self, *commands):
-        """Runs `commands` in order and waits for their end. Each is a dictionary of the fields of `COMMAND_WORDS`.
+        """Runs `commands` (dictionaries of the fields of `COMMAND_WORDS`) in order and waits for their end.
 
         Raises
         ------

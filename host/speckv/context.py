@@ -12,7 +12,7 @@ DTYPES = {np.dtype(np.float16): Dtype.FP16, np.dtype(bfloat16): Dtype.BF16}
 
 
 def as_dtype(dtype):
-    """`dtype` (a dtype, ``"float16"`` or ``"bfloat16"``) as one that a context can hold. Raises `DtypeError`."""
+    """The dtype of a context that `dtype` (dtype or name) means. Raises `DtypeError` where there is none."""
     try:
         found = np.dtype(bfloat16 if isinstance(dtype, str) and dtype == "bfloat16" else dtype)
     except TypeError:
@@ -43,8 +43,10 @@ class Context:
 
     def __repr__(self):
         shape = self._geometry
-        return (f"<Context {self._number}: {shape.layers} layers, {shape.kv_heads} heads of {shape.head_dim}, "
-                f"{shape.max_tokens} tokens, {self._dtype}, {self._codec}{', freed' if self._freed else ''}>")
+        return (
+            f"<Context {self._number}: {shape.layers} layers, {shape.kv_heads} heads of {shape.head_dim}, "
+            f"{shape.max_tokens} tokens, {self._dtype}, {self._codec}{', freed' if self._freed else ''}>"
+        )
 
     @property
     def number(self):
@@ -100,7 +102,7 @@ class Context:
         return self._lengths[layer]
 
     def line_addresses(self, layer, start, stop):
-        """Byte addresses of all lines of tokens `start` to `stop`: uint64, (kv_heads, 2, lines), K before V."""
+        """Byte addresses of the lines of tokens `start` to `stop`, K first: uint64, (kv_heads, 2, lines)."""
         self._check_layer(layer)
         offsets = self._geometry.line_offsets(layer, start, stop) + np.uint64(self.address)
         return offsets.reshape(self._geometry.kv_heads, 2, offsets.shape[1])
@@ -119,12 +121,14 @@ class Context:
         self.write(layer, self._lengths[layer], k, v)
 
     def write(self, layer, start, k, v):
-        """Writes K and V of the tokens from `start` on, over what is there or up to one past it; otherwise as `append`."""
+        """As `append`, but from token `start` on, which may overwrite tokens that `layer` holds."""
         self._check_layer(layer)
         tokens = self._check_values(k, v)
         if not 0 <= start <= self._lengths[layer]:
-            raise AddressError(f"start must be from 0 to the {self._lengths[layer]} tokens that layer {layer} holds, "
-                               f"not {start!r}")
+            raise AddressError(
+                f"start must be from 0 to the {self._lengths[layer]} tokens that layer {layer} holds, "
+                f"not {start!r}"
+            )
         if start + tokens > self._geometry.max_tokens:
             raise AddressError(f"tokens {start} to {start + tokens} do not fit: the context was created for "
                                f"{self._geometry.max_tokens} tokens a layer (max_tokens)")
@@ -144,8 +148,8 @@ class Context:
         -------
         k, v : (stop - start, kv_heads, head_dim) of the context's dtype
         lost : bool, (2, stop - start, kv_heads)
-            Only with ``poison="mask"``: K ([0]) and V ([1]) of which tokens and heads are lost; their values mean
-            nothing.
+            Only with ``poison="mask"``: K ([0]) and V ([1]) of which tokens and heads are lost; their values
+            mean nothing.
 
         Raises
         ------
@@ -175,11 +179,11 @@ class Context:
         self._run(Opcode.SEAL, layer, start, stop)
 
     def flush(self, layer=None, start=0, stop=None):
-        """Brings pages that hold tokens `start` to `stop` (the end) of `layer` (all) from the page cache to DRAM."""
+        """Moves what the page cache has of tokens `start` to `stop` (the end) of `layer` (all) to DRAM."""
         self._run(Opcode.FLUSH, layer, start, stop)
 
     def prefetch(self, layer, start=0, stop=None):
-        """Asks the device to fetch the pages that hold tokens `start` to `stop` (the end) of `layer` ahead of use."""
+        """Asks the device to fetch tokens `start` to `stop` (the end) of `layer` ahead of use."""
         self._run(Opcode.PREFETCH, layer, start, stop)
 
     def free(self):
@@ -201,8 +205,9 @@ class Context:
         commands = []
         for each in range(self._geometry.layers) if layer is None else [layer]:
             end = self.length(each) if stop is None else stop
-            self._check_held(each, min(start, end), end)
-            first, count = self._geometry.page_range(min(start, end), end)
+            # Without `stop`, a layer that ends before `start` is left out.
+            self._check_held(each, start if stop is not None else min(start, end), end)
+            first, count = self._geometry.page_range(start, end)
             if count:
                 commands += [dict(opcode=opcode, context=self._number, pages=count,
                                   first_page=self._first_page + int(stream) + first)
@@ -216,8 +221,12 @@ class Context:
         named = "; ".join(f"{kind.upper()} of head {head}, tokens {first} to {last}"
                           for _, head, kind, first, last in tokens[:8])
         more = f" and {len(tokens) - 8} more ranges" if len(tokens) > 8 else ""
-        return PoisonError(f"layer {layer} has lost content: {named}{more}; {self._device.first_error_text()}; "
-                           "read with poison='mask' for the rest", addresses.tolist(), tokens)
+        return PoisonError(
+            f"layer {layer} has lost content: {named}{more}; {self._device.first_error_text()}; "
+            "read with poison='mask' for the rest",
+            addresses.tolist(),
+            tokens,
+        )
 
     def _check_usable(self):
         if self._freed:
@@ -233,8 +242,10 @@ class Context:
     def _check_held(self, layer, start, stop):
         self._check_layer(layer)
         if not 0 <= start <= stop <= self._lengths[layer]:
-            raise AddressError(f"tokens {start!r} to {stop!r} are not among the {self._lengths[layer]} tokens that "
-                               f"layer {layer} holds")
+            raise AddressError(
+                f"tokens {start!r} to {stop!r} are not among the {self._lengths[layer]} tokens that "
+                f"layer {layer} holds"
+            )
 
     def _check_values(self, k, v):
         """Number of tokens of `k` and `v`, checked."""
@@ -245,8 +256,10 @@ class Context:
                 raise DtypeError(f"{name} must be an array of {self._dtype}, not {found}; "
                                  f"convert it with {name}.astype(context.dtype)")
             if values.ndim != 3 or values.shape[1:] != wanted:
-                raise ShapeError(f"{name} must be (tokens, {wanted[0]}, {wanted[1]}) for (tokens, kv_heads, head_dim), "
-                                 f"not {values.shape!r}")
+                raise ShapeError(
+                    f"{name} must be (tokens, {wanted[0]}, {wanted[1]}) for (tokens, kv_heads, head_dim), "
+                    f"not {values.shape!r}"
+                )
         if len(k) != len(v):
             raise ShapeError(f"k and v must have as many tokens, not {len(k)} and {len(v)}")
         return len(k)

@@ -27,7 +27,8 @@ class Device:
     link : Link
         The way to the device; closed with it.
     lookahead : int
-        How many pages ahead of the one it reads `Context.read` tells the device what it will read; 0: not at all.
+        How many pages ahead of the one it reads `Context.read` tells the device what it will read; 0: not at
+        all.
     ready_clocks : int
         How long the device may take to get ready, device clocks.
 
@@ -106,7 +107,9 @@ class Device:
             raise ValueError(f"ld_id must be from 0 to 15, not {ld_id!r}")
         number = next((n for n in range(self.config.contexts) if n not in self._contexts), None)
         if number is None:
-            raise TooManyContexts(f"all {self.config.contexts} contexts of the device are in use; free one first")
+            raise TooManyContexts(
+                f"all {self.config.contexts} contexts of the device are in use; free one first"
+            )
         first_page, pages = self._placement.allocate(geometry.pages)
         try:
             self.commands.run(dict(
@@ -142,7 +145,8 @@ class Device:
         Raises
         ------
         AddressError
-            An address is misaligned, outside the window, or (so the device says) in no context of the asker's.
+            An address is misaligned, outside the window, or (so the device says) in no context of the
+            asker's.
         PoisonError
             The content of a line is lost (with ``poison="raise"``).
         """
@@ -192,7 +196,9 @@ class Device:
         if byte_enable is not None:
             byte_enable = np.broadcast_to(np.asarray(byte_enable, np.uint64), addresses.shape).ravel()
         poison = np.broadcast_to(np.asarray(poison, bool), addresses.shape).ravel()
-        self.link.submit(messages.writes(addresses, data, byte_enable=byte_enable, poison=poison, ld_id=ld_id))
+        self.link.submit(
+            messages.writes(addresses, data, byte_enable=byte_enable, poison=poison, ld_id=ld_id)
+        )
 
     def stats(self):
         """A `Stats` snapshot: counters, pool, errors."""

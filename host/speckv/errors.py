@@ -73,8 +73,10 @@ class WindowFull(SpeckvError):
 
     def __init__(self, asked, available, free):
         self.asked, self.available, self.free = asked, available, free
-        super().__init__(f"a context of {asked} pages does not fit: the largest free range of the address window has "
-                         f"{available} pages ({free} are free in all); free another context or ask for fewer tokens")
+        super().__init__(
+            f"a context of {asked} pages does not fit: the largest free range of the address window has "
+            f"{available} pages ({free} are free in all); free another context or ask for fewer tokens"
+        )
 
 
 class TooManyContexts(SpeckvError):
@@ -94,7 +96,9 @@ class UnknownCodec(SpeckvError, ValueError):
 
     def __init__(self, codec, available):
         self.codec, self.available = codec, tuple(available)
-        super().__init__(f"codec must be one that the device has ({', '.join(self.available)}), not {codec!r}")
+        super().__init__(
+            f"codec must be one that the device has ({', '.join(self.available)}), not {codec!r}"
+        )
 
 
 class ContextFreed(SpeckvError):

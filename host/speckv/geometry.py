@@ -1,8 +1,8 @@
 """How a sequence's K and V lie in the device's address window.
 
-A stream is what one head of one layer has of one kind (K or V): its tokens follow each other without gaps, a token's
-values in one head being `token_bytes` long, and it begins on a page. Inside a context the page number is, from the
-top, ``layer | head | kind | index``.
+A stream is what one head of one layer has of one kind (K or V): its tokens follow each other without gaps, a
+token's values in one head being `token_bytes` long, and it begins on a page. Inside a context the page number
+is, from the top, ``layer | head | kind | index``.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ class Geometry:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value!r}")
         if self.head_dim not in HEAD_DIMS:
-            raise ValueError(f"head_dim must be one of {', '.join(map(str, HEAD_DIMS))}, not {self.head_dim!r}")
+            raise ValueError(
+                f"head_dim must be one of {', '.join(map(str, HEAD_DIMS))}, not {self.head_dim!r}"
+            )
 
     @property
     def token_bytes(self):
@@ -95,7 +97,7 @@ class Geometry:
         return self.stream_page(layer, heads, kinds).ravel()
 
     def line_offsets(self, layer, start, stop):
-        """Byte offsets from the context's begin of all lines of tokens `start` to `stop`: uint64, (kv_heads * 2, lines)."""
+        """Byte offsets of the lines of tokens `start` to `stop`: uint64, (kv_heads * 2, lines)."""
         lines = np.arange(start * self.token_bytes, stop * self.token_bytes, LINE_BYTES)
         return (self.streams(layer)[:, None] * PAGE_BYTES + lines).astype(np.uint64)
 
@@ -109,15 +111,21 @@ class Geometry:
         index = page & (1 << self.index_bits) - 1
         stream = page >> self.index_bits
         head = stream >> 1 & (1 << self.head_bits) - 1
-        return stream >> 1 + self.head_bits, head, "kv"[stream & 1], index * self.page_tokens, (index + 1) * self.page_tokens
+        return (
+            stream >> 1 + self.head_bits,
+            head,
+            "kv"[stream & 1],
+            index * self.page_tokens,
+            (index + 1) * self.page_tokens,
+        )
 
     def to_lines(self, k, v):
-        """Lines in the order of `line_offsets` from K and V, each (tokens, kv_heads, head_dim): uint8, (lines, 64)."""
+        """Lines, as `line_offsets` orders them, of K and V (tokens, kv_heads, head_dim): uint8, (n, 64)."""
         values = np.stack([k, v]).transpose(2, 0, 1, 3)
         return np.ascontiguousarray(values).view(np.uint8).reshape(-1, LINE_BYTES)
 
     def from_lines(self, lines, dtype):
-        """K and V of `dtype`, each (tokens, kv_heads, head_dim), from lines in the order of `line_offsets`."""
+        """The inverse of `to_lines`: K and V of `dtype`, each (tokens, kv_heads, head_dim)."""
         tokens = len(lines) // (self.kv_heads * 2 * self.token_lines)
         values = np.ascontiguousarray(lines).view(dtype).reshape(self.kv_heads, 2, tokens, self.head_dim)
         return tuple(values.transpose(1, 2, 0, 3))

@@ -6,7 +6,7 @@ from speckv_model.cxl import messages
 
 
 def reads_with_hints(addresses, lookahead, ld_id):
-    """Reads of `addresses` (bytes, n), each new page in the list announced while the `lookahead`-th before it is read.
+    """Reads of the byte `addresses` (n), each new page among them announced `lookahead` pages ahead.
 
     The hints (MemSpecRd) let the device fetch pages ahead of use; 0 sends none.
 

@@ -35,7 +35,9 @@ class Placement:
     def free(self, first_page, pages):
         """Gives a range that `allocate` returned back, merged with the free ranges next to it."""
         merged = []
-        for first, count in sorted([*self._free, (first_page // self.granule_pages, pages // self.granule_pages)]):
+        for first, count in sorted(
+            [*self._free, (first_page // self.granule_pages, pages // self.granule_pages)]
+        ):
             if merged and sum(merged[-1]) == first:
                 merged[-1] = (merged[-1][0], merged[-1][1] + count)
             else:

@@ -21,7 +21,10 @@ def _sides(sides):
 
 ROWS = (
     ("tokens generated", lambda run: f"{run['tokens']}"),
-    ("equal to the NumPy cache's", lambda run: "all" if run["tokens_equal"] else f"{run['token_agreement']:.1%}"),
+    (
+        "equal to the NumPy cache's",
+        lambda run: "all" if run["tokens_equal"] else f"{run['token_agreement']:.1%}",
+    ),
     ("held-out predictions equal", lambda run: f"{run['prediction_agreement']:.2%}"),
     ("perplexity, NumPy cache", lambda run: f"{run['ppl_base']:.4f}"),
     ("perplexity, this device", lambda run: f"{run['ppl_codec']:.4f}"),
@@ -48,8 +51,10 @@ def table(report, console):
     for run in report["runs"]:
         console.print(Panel(f"[dim]{escape(report['prompt'])}[/dim][bold green]{escape(run['text'])}[/]",
                             title=f"codec {run['codec']}, {report['link']} device", title_align="left"))
-    shown = Table(title=f"{report['link']} device, configuration of {report['config']['cache_pages']} cached pages, "
-                        f"{report['runs'][0]['dtype']}")
+    shown = Table(
+        title=f"{report['link']} device, configuration of {report['config']['cache_pages']} cached pages, "
+        f"{report['runs'][0]['dtype']}"
+    )
     shown.add_column("")
     for run in report["runs"]:
         shown.add_column(f"codec {run['codec']}", justify="right")
@@ -59,16 +64,29 @@ def table(report, console):
         else:
             shown.add_row(row[0], *(row[1](run) for run in report["runs"]))
     console.print(shown)
-    console.print(f"cycles are {report['cycles_are']}; ± is the 95% interval over {len(report['window_ppl_base'])} windows "
-                  f"of {report['window_tokens']} held-out tokens", style="dim")
+    console.print(
+        f"cycles are {report['cycles_are']}; ± is the 95% interval over {len(report['window_ppl_base'])} "
+        f"windows of {report['window_tokens']} held-out tokens",
+        style="dim",
+    )
 
 
 def picture(report, path):
     """Draws the runs of `report` into the PNG file `path`."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-                         "grid.alpha": 0.3, "axes.axisbelow": True, "figure.dpi": 120}):
+
+    with plt.rc_context(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.axisbelow": True,
+            "figure.dpi": 120,
+        }
+    ):
         figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
         _draw_cycles(axes[0], report)
         _draw_bytes(axes[1], report)
@@ -88,8 +106,19 @@ def _draw_cycles(axis, report):
     # The first token's figure is that of the whole prompt.
     for run in report["runs"]:
         cycles = run["cycles_per_token"][1:]
-        axis.plot(report["prompt_tokens"] + 1 + np.arange(len(cycles)), cycles, label=run["codec"], color=_colour(run))
-    axis.set(title="Cost of a generated token", xlabel="tokens in the cache", ylabel=f"{report['cycles_are']} a token")
+        axis.plot(
+            report["prompt_tokens"] + 1 + np.arange(len(cycles)),
+            cycles,
+            label=run["codec"],
+            color=_colour(run),
+            linewidth=5 if run["codec"] == "raw" else 1.8,
+            alpha=0.4 if run["codec"] == "raw" else 1,
+        )
+    axis.set(
+        title="Cost of a generated token",
+        xlabel="tokens in the cache",
+        ylabel=f"{report['cycles_are']} a token",
+    )
     axis.set_ylim(bottom=0)
     axis.legend()
 
@@ -100,8 +129,13 @@ def _draw_bytes(axis, report):
     runs, width = report["runs"], 0.8 / len(report["runs"])
     for i, run in enumerate(runs):
         heights = [run[key][side] / 1e6 for key, side, _ in sides]
-        bars = axis.bar(np.arange(len(sides)) + (i - (len(runs) - 1) / 2) * width, heights, width, label=run["codec"],
-                        color=_colour(run))
+        bars = axis.bar(
+            np.arange(len(sides)) + (i - (len(runs) - 1) / 2) * width,
+            heights,
+            width,
+            label=run["codec"],
+            color=_colour(run),
+        )
         axis.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
     axis.set_xticks(range(len(sides)), [name for _, _, name in sides])
     axis.set(title="Bytes on each side of the codec", ylabel="MB")
@@ -113,8 +147,13 @@ def _draw_perplexity(axis, report):
     base = np.array(report["window_ppl_base"])
     for run in report["runs"]:
         change = (np.array(run["window_ppl_codec"]) / base - 1) * 100
-        axis.plot(np.arange(1, base.size + 1), change, "o-", label=run["codec"], color=_colour(run))
+        windows = np.arange(1, base.size + 1)
+        axis.plot(windows, change, "o", markersize=9, label=run["codec"], color=_colour(run))
     axis.axhline(0, color=COLOURS["array"], linewidth=1)
     axis.set_xticks(range(1, base.size + 1), [f"{n}\n({ppl:.2f})" for n, ppl in enumerate(base, 1)])
-    axis.set(title="Perplexity against the NumPy cache", xlabel="held-out window (its perplexity)", ylabel="change, %")
+    axis.set(
+        title="Perplexity against the NumPy cache",
+        xlabel="held-out window (its perplexity)",
+        ylabel="change, %",
+    )
     axis.legend()

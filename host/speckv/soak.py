@@ -1,7 +1,7 @@
 """Random traffic to two devices in lock step, compared line by line.
 
-One is the device under test; the other is the emulated device, with another cache where both are emulated: what a
-read returns depends on neither.
+One is the device under test; the other is the emulated device, with another cache where both are emulated:
+what a read returns depends on neither.
 """
 
 import json
@@ -17,19 +17,20 @@ from speckv_model.config import DeviceConfig
 from speckv_model.constants import ReqOpcode, Status
 from speckv_model.csr.registers import REGISTERS
 from speckv_model.cxl.messages import Channel, Expect
+from speckv_sim.build import build_root
 
 from . import open as open_device
 from .errors import CommandError
 from .traffic import Traffic
 
-REPORTS = Path("build/reports")
+REPORTS = build_root() / "reports"
 SEED = int(os.environ.get("SPECKV_SEED", "1"))
 CONTEXTS = 4
 SHOWN = 10
 """Mismatches that are described one by one."""
 SUPERBLOCK_SECTORS = 64
-"""No two OPEN pages share one: traffic uses fewer pages than there are, so that the pool never runs out and what
-happens then, which depends on timing, never comes up."""
+"""No two OPEN pages share a superblock. Traffic uses fewer pages than there are superblocks, so that the pool
+never runs out: which page then goes without room depends on timing."""
 
 
 def differences(requests, tested, reference):
@@ -39,7 +40,9 @@ def differences(requests, tested, reference):
     for name in ("meta_field", "meta_value", "ld_id"):
         differs |= (has_ndr | has_drs) & (tested[name] != reference[name])
     differs |= has_ndr & (tested["ndr_opcode"] != reference["ndr_opcode"])
-    differs |= has_drs & ((tested["drs_opcode"] != reference["drs_opcode"]) | (tested["poison"] != reference["poison"]))
+    differs |= has_drs & (
+        (tested["drs_opcode"] != reference["drs_opcode"]) | (tested["poison"] != reference["poison"])
+    )
     readable = has_drs & (reference["poison"] == 0)
     return differs | readable & (tested["data"] != reference["data"]).any(axis=-1)
 
@@ -67,7 +70,7 @@ class Soak:
         self.described = []
 
     def run(self, ops, on_ops=lambda count: None):
-        """Traffic of at least `ops` line operations (hints not counted); `on_ops(count)` is called after each batch."""
+        """At least `ops` line operations, hints not counted; `on_ops(count)` is called after each batch."""
         end = self.ops + ops
         while self.ops < end:
             what = self._rng.random()
@@ -98,9 +101,13 @@ class Soak:
         responses = [device.link.submit(requests) for device in self._devices]
         wrong = np.flatnonzero(differences(requests, *responses))
         for i in wrong[:SHOWN]:
-            self._describe(f"operation {self.ops + i}, {requests[i]}: {responses[0][i]}, not {responses[1][i]}")
+            self._describe(
+                f"operation {self.ops + i}, {requests[i]}: {responses[0][i]}, not {responses[1][i]}"
+            )
         self.mismatches += wrong.size
-        hints = int(np.sum((requests["channel"] == Channel.REQ) & (requests["opcode"] == ReqOpcode.MEM_SPEC_RD)))
+        hints = int(
+            np.sum((requests["channel"] == Channel.REQ) & (requests["opcode"] == ReqOpcode.MEM_SPEC_RD))
+        )
         self.hints += hints
         self.ops += requests.size - hints
         return requests.size - hints
@@ -127,9 +134,13 @@ class Soak:
         """Lets time pass, or changes the pace of the host and of the simulated DRAM."""
         link, rng = self._devices[0].link, self._rng
         if hasattr(link, "configure") and rng.random() < 0.3:
-            link.configure(latency=int(rng.choice([1, 20, 100, 200])), jitter=int(rng.choice([0, 0, 30])),
-                           bytes_per_clock=int(rng.choice([16, 32, 64])), idle=int(rng.choice([0, 0, 100, 500])),
-                           stall=int(rng.choice([0, 0, 100, 500])))
+            link.configure(
+                latency=int(rng.choice([1, 20, 100, 200])),
+                jitter=int(rng.choice([0, 0, 30])),
+                bytes_per_clock=int(rng.choice([16, 32, 64])),
+                idle=int(rng.choice([0, 0, 100, 500])),
+                stall=int(rng.choice([0, 0, 100, 500])),
+            )
         else:
             link.run(int(rng.integers(1, 500)))
 
@@ -152,16 +163,41 @@ class Soak:
 
 
 def main(link="sim", preset="small", ops=200_000, seed=SEED, reports=REPORTS, console=None, **options):
-    """Runs a soak and writes ``soak.json`` to the folder `reports`; `options` are for `speckv.open` of the tested device.
+    """Runs a soak and writes ``soak.json`` to the folder `reports`.
 
-    Returns what ``soak.json`` holds: a dictionary.
+    Parameters
+    ----------
+    link : str
+        The device under test: ``sim`` or ``emu``.
+    preset : str
+        Configuration of both devices, ``small`` or ``default``.
+    ops : int
+        Line operations, at least.
+    seed : int
+        Of the traffic.
+    reports : path-like
+        Where the report goes.
+    **options
+        For `speckv.open` of the device under test.
+
+    Returns
+    -------
+    dict
+        What ``soak.json`` holds; `mismatches` counts the responses, statuses and final figures that differ.
     """
     console = console or Console()
     console.print(f"soak of {ops:,} line operations, link {link}, configuration {preset}, seed {seed}")
     config = DeviceConfig.preset(preset)
-    other = config if link == "sim" else DeviceConfig.preset(preset, cache_pages=1, cache_ways=1, tlb_entries=4, tlb_ways=1)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,}"),
-               TimeElapsedColumn(), TimeRemainingColumn())
+    other = config
+    if link == "emu":
+        other = DeviceConfig.preset(preset, cache_pages=1, cache_ways=1, tlb_entries=4, tlb_ways=1)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} of {task.total:,}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with open_device(f"{link}:", config, **options) as tested, open_device("emu:", other) as reference:
         soak = Soak(tested, reference, seed)
         begin, clocks = time.perf_counter(), tested.stats()["CLOCKS"]
@@ -185,13 +221,19 @@ def main(link="sim", preset="small", ops=200_000, seed=SEED, reports=REPORTS, co
 
 
 @click.command("soak")
-@click.option("--ops", type=click.IntRange(1), default=200_000, show_default=True, help="Line operations, at least.")
+@click.option(
+    "--ops", type=click.IntRange(1), default=200_000, show_default=True, help="Line operations, at least."
+)
 @click.option("--link", type=click.Choice(["sim", "emu"]), default="sim", show_default=True,
               help="The device under test.")
-@click.option("--config", "preset", type=click.Choice(["small", "default"]), default="small", show_default=True)
-@click.option("--seed", type=int, default=SEED, show_default=True, help="Also from the environment: SPECKV_SEED.")
-@click.option("--reports", type=click.Path(file_okay=False), default=str(REPORTS), show_default=True,
-              help="Where soak.json goes.")
+@click.option(
+    "--config", "preset", type=click.Choice(["small", "default"]), default="small", show_default=True
+)
+@click.option(
+    "--seed", type=int, default=SEED, show_default=True, help="Also from the environment: SPECKV_SEED."
+)
+@click.option("--reports", type=click.Path(file_okay=False), default=REPORTS,
+              help="Where soak.json goes; build/reports if not given.")
 def command(**options):
     """Random traffic on two devices in lock step, compared line by line."""
     if main(**options)["mismatches"]:

@@ -8,7 +8,7 @@ from speckv_model.csr.registers import COUNTER_BITS, COUNTERS, REGISTERS
 
 @dataclass(frozen=True)
 class ErrorRecord:
-    """An error that the device recorded. `address` is a byte offset in the window; `detail` depends on the kind."""
+    """An error that the device recorded: `address` is a window offset, what `detail` is depends on `kind`."""
     kind: ErrorKind
     address: int
     detail: int
@@ -49,7 +49,10 @@ class Stats:
 
     def __sub__(self, earlier):
         """This snapshot with the counters' growth since `earlier`."""
-        grown = {name: (value - earlier.counters[name]) % (1 << COUNTER_BITS) for name, value in self.counters.items()}
+        grown = {
+            name: (value - earlier.counters[name]) % (1 << COUNTER_BITS)
+            for name, value in self.counters.items()
+        }
         return Stats(grown, self.pool_sectors, self.pool_free_sectors, self.held_bytes,
                      self.error_count - earlier.error_count, self.first_error, self.last_error)
 
@@ -105,4 +108,6 @@ def read_error(link, record=REGISTERS.ERROR_FIRST, address=REGISTERS.ERROR_FIRST
     found = record.unpack(link.mmio_read(record.offset))
     if not found["valid"]:
         return None
-    return ErrorRecord(found["kind"], address.unpack(link.mmio_read(address.offset))["address"], found["detail"])
+    return ErrorRecord(
+        found["kind"], address.unpack(link.mmio_read(address.offset))["address"], found["detail"]
+    )

@@ -55,9 +55,15 @@ class Traffic:
         """Arguments for `Device.create_context`."""
         rng = self._rng
         layers, kv_heads, head_dim, max_tokens = LAYOUTS[rng.integers(len(LAYOUTS))]
-        return dict(layers=layers, kv_heads=kv_heads, head_dim=head_dim, max_tokens=max_tokens,
-                    dtype=("float16", "bfloat16")[rng.integers(2)],
-                    codec=self._config.codecs[rng.integers(len(self._config.codecs))], ld_id=int(rng.integers(4)))
+        return dict(
+            layers=layers,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            max_tokens=max_tokens,
+            dtype=("float16", "bfloat16")[rng.integers(2)],
+            codec=self._config.codecs[rng.integers(len(self._config.codecs))],
+            ld_id=int(rng.integers(4)),
+        )
 
     def add(self, context, pages):
         """Includes `context` (`speckv.Context`), of which at most `pages` pages are to be used."""
@@ -87,11 +93,17 @@ class Traffic:
     def page_command(self):
         """A SEAL, FREE, FLUSH or PREFETCH of some pages: fields of a command."""
         region, rng = self.region(), self._rng
-        opcode = rng.choice([Opcode.SEAL, Opcode.FLUSH, Opcode.PREFETCH, Opcode.FREE], p=[0.35, 0.25, 0.25, 0.15])
+        opcode = rng.choice(
+            [Opcode.SEAL, Opcode.FLUSH, Opcode.PREFETCH, Opcode.FREE], p=[0.35, 0.25, 0.25, 0.15]
+        )
         first = int(rng.integers(region.pages))
         count = int(rng.integers(1, min(6, region.pages - first) + 1))
-        return dict(opcode=Opcode(int(opcode)), context=region.context.number, first_page=region.first_page + first,
-                    pages=count)
+        return dict(
+            opcode=Opcode(int(opcode)),
+            context=region.context.number,
+            first_page=region.first_page + first,
+            pages=count,
+        )
 
     def bad_command(self):
         """A command that must be refused: fields of a command."""
@@ -106,10 +118,24 @@ class Traffic:
             dict(opcode=Opcode.FREE, context=number, first_page=first, pages=region.context.pages + 1),
             dict(opcode=Opcode.CREATE, context=number, first_page=first, pages=self._config.granule_pages),
             dict(opcode=Opcode.CREATE, context=unused, first_page=first, pages=self._config.granule_pages),
-            dict(opcode=Opcode.CREATE, context=unused, first_page=first + 1, pages=self._config.granule_pages),
-            dict(opcode=Opcode.CREATE, context=unused, first_page=first, pages=self._config.granule_pages, codec=7),
-            dict(opcode=Opcode.CREATE, context=unused, first_page=first, pages=self._config.granule_pages,
-                 index_bits=20, head_bits=10),
+            dict(
+                opcode=Opcode.CREATE, context=unused, first_page=first + 1, pages=self._config.granule_pages
+            ),
+            dict(
+                opcode=Opcode.CREATE,
+                context=unused,
+                first_page=first,
+                pages=self._config.granule_pages,
+                codec=7,
+            ),
+            dict(
+                opcode=Opcode.CREATE,
+                context=unused,
+                first_page=first,
+                pages=self._config.granule_pages,
+                index_bits=20,
+                head_bits=10,
+            ),
             dict(opcode=Opcode.DESTROY, context=unused),
         )
         return choices[rng.integers(len(choices))]
@@ -151,7 +177,9 @@ class Traffic:
         page, line = np.divmod(np.arange(start, min(lines, start + int(rng.integers(1, 400)))), PAGE_LINES)
         addresses = region.addresses(page, line)
         requests = messages.reads(addresses, ld_id=region.context.ld_id)
-        hints = messages.hints((addresses[::PAGE_LINES] + np.uint64(PAGE_BYTES))[:-1], ld_id=region.context.ld_id)
+        hints = messages.hints(
+            (addresses[::PAGE_LINES] + np.uint64(PAGE_BYTES))[:-1], ld_id=region.context.ld_id
+        )
         return np.insert(requests, np.arange(hints.size) * PAGE_LINES, hints)
 
     def _strays(self):
@@ -161,7 +189,9 @@ class Traffic:
         what = rng.random(requests.size)
         requests["ld_id"][what < 0.3] = region.context.ld_id ^ 8
         outside = what > 0.7
-        requests["address"][outside] += np.uint64(1 << 40 if rng.random() < 0.5 else self._config.window_bytes // 2)
+        requests["address"][outside] += np.uint64(
+            1 << 40 if rng.random() < 0.5 else self._config.window_bytes // 2
+        )
         other = (what > 0.3) & (what < 0.5) & (requests["channel"] == Channel.REQ)
         requests["opcode"][other] = rng.choice(OTHER_REQUESTS, int(other.sum()))
         self._metadata(requests, other)

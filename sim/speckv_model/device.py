@@ -35,8 +35,8 @@ class _MemoryPort:
 class DeviceModel:
     """A device built to `config`, without a clock: every request is done when the call returns.
 
-    What a read returns depends only on the order of the requests. Counters count what the hardware counts where that
-    does not depend on timing; CLOCKS and the latency histogram stay at zero.
+    What a read returns depends only on the order of the requests. Counters count what the hardware counts
+    where that does not depend on timing; CLOCKS and the latency histogram stay at zero.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class DeviceModel:
         return self._config
 
     def reset(self):
-        """Forgets everything but what DRAM holds: no contexts, empty pool, registers at their reset values."""
+        """Forgets everything but what DRAM holds: no contexts, an empty pool, registers as they begin."""
         config = self._config
         self.contexts = ContextTable(config)
         self.csr = csr = CsrModel(config, self.contexts, self)
@@ -78,7 +78,10 @@ class DeviceModel:
     # The host's side
 
     def submit(self, requests):
-        """Serves `requests` (`REQUEST`, (n,)) in order. Returns what they are answered with: `RESPONSE`, (n,)."""
+        """Serves `requests` (`REQUEST`, (n,)) in order.
+
+        Returns what they are answered with: `RESPONSE`, (n,).
+        """
         return self.endpoint.submit(requests)
 
     def mmio_read(self, address):
@@ -87,7 +90,10 @@ class DeviceModel:
         return self.csr.mmio_read(address)
 
     def mmio_write(self, address, value):
-        """Writes the 64-bit register at byte `address`. Commands are complete when the doorbell write returns."""
+        """Writes the 64-bit register at byte `address`.
+
+        Commands are complete when the doorbell write returns.
+        """
         self._count_lookups()
         self.csr.mmio_write(address, value)
 

@@ -6,8 +6,8 @@ A test is a pair of files, `test_<component>.py` and `tb_<component>.py`::
     from runner import run
 
     def test_memory_port():
-        run(MemoryPort(config, 2, 1), "memory_port", "tb_memory_port", parameters={"config":
-        config.to_dict()})
+        config = DeviceConfig.small()
+        run(MemoryPort(config), "memory_port", "tb_memory_port", parameters={"config": config.to_dict()})
 
     # tb_memory_port.py, imported by cocotb inside the simulation
     @cocotb.test()

@@ -22,8 +22,8 @@ from speckv_model.cxl.messages import RESPONSE, Channel
 class FakeLink(Link):
     """Lines in a dictionary, commands that end at once.
 
-    `lose(address)` makes a line read as poison; `refuse` is the status that commands of an opcode end with; `batches`
-    and `commands` record what came.
+    `lose(address)` makes a line read as poison; `refuse` is the status that commands of an opcode end with;
+    `batches` and `commands` record what came.
     """
 
     def __init__(self, config):

@@ -108,9 +108,15 @@ def test_commands_cover_the_pages_of_every_stream(device, link):
     context.seal()
     stream = 8
     assert [(c["opcode"], c["first_page"], c["pages"]) for c in link.commands] == [
-        (Opcode.SEAL, 0, 3), (Opcode.SEAL, stream, 3), (Opcode.SEAL, 2 * stream, 3), (Opcode.SEAL, 3 * stream, 3),
-        (Opcode.SEAL, 4 * stream, 1), (Opcode.SEAL, 5 * stream, 1), (Opcode.SEAL, 6 * stream, 1),
-        (Opcode.SEAL, 7 * stream, 1)]
+        (Opcode.SEAL, 0, 3),
+        (Opcode.SEAL, stream, 3),
+        (Opcode.SEAL, 2 * stream, 3),
+        (Opcode.SEAL, 3 * stream, 3),
+        (Opcode.SEAL, 4 * stream, 1),
+        (Opcode.SEAL, 5 * stream, 1),
+        (Opcode.SEAL, 6 * stream, 1),
+        (Opcode.SEAL, 7 * stream, 1),
+    ]
     link.commands.clear()
     context.prefetch(0, 16, 32)
     assert [(c["opcode"], c["first_page"], c["pages"]) for c in link.commands] == [
@@ -187,7 +193,9 @@ def test_poison_names_what_is_lost(device, link):
     addresses = context.line_addresses(1, 0, 40)
     link.lose(addresses[1, 0, 20 * 4 + 1], addresses[1, 0, 21 * 4], addresses[0, 1, 39 * 4 + 3])
     error_record(link, kind=ErrorKind.MEMORY_READ, detail=7)
-    with pytest.raises(speckv.PoisonError, match="layer 1.*K of head 1, tokens 20 to 22.*MEMORY_READ") as caught:
+    with pytest.raises(
+        speckv.PoisonError, match="layer 1.*K of head 1, tokens 20 to 22.*MEMORY_READ"
+    ) as caught:
         context.read(1, 0, 40)
     assert caught.value.tokens == [(1, 0, "v", 39, 40), (1, 1, "k", 20, 22)]
     assert len(caught.value.addresses) == 3
@@ -204,15 +212,28 @@ def test_poison_names_what_is_lost(device, link):
 
 
 # Bad input
-@pytest.mark.parametrize("name, bad, error, message", [
-    ("k", lambda x: x.astype(np.float32), speckv.DtypeError, r"k must be an array of float16, not float32.*astype"),
-    ("v", lambda x: x.astype(bfloat16), speckv.DtypeError, r"v must be an array of float16, not bfloat16"),
-    ("v", lambda x: x.tolist(), speckv.DtypeError, r"v must be an array of float16, not list"),
-    ("k", lambda x: x[:, :1], speckv.ShapeError, r"k must be \(tokens, 2, 128\).*not \(4, 1, 128\)"),
-    ("k", lambda x: x[0], speckv.ShapeError, r"not \(2, 128\)"),
-    ("v", lambda x: x[..., :64], speckv.ShapeError, r"not \(4, 2, 64\)"),
-    ("v", lambda x: x[:3], speckv.ShapeError, r"as many tokens, not 4 and 3"),
-])
+@pytest.mark.parametrize(
+    "name, bad, error, message",
+    [
+        (
+            "k",
+            lambda x: x.astype(np.float32),
+            speckv.DtypeError,
+            r"k must be an array of float16, not float32.*astype",
+        ),
+        (
+            "v",
+            lambda x: x.astype(bfloat16),
+            speckv.DtypeError,
+            r"v must be an array of float16, not bfloat16",
+        ),
+        ("v", lambda x: x.tolist(), speckv.DtypeError, r"v must be an array of float16, not list"),
+        ("k", lambda x: x[:, :1], speckv.ShapeError, r"k must be \(tokens, 2, 128\).*not \(4, 1, 128\)"),
+        ("k", lambda x: x[0], speckv.ShapeError, r"not \(2, 128\)"),
+        ("v", lambda x: x[..., :64], speckv.ShapeError, r"not \(4, 2, 64\)"),
+        ("v", lambda x: x[:3], speckv.ShapeError, r"as many tokens, not 4 and 3"),
+    ],
+)
 def test_wrong_values_are_refused_and_nothing_is_sent(device, link, name, bad, error, message):
     context = device.create_context(1, 2, 128, 100)
     k, v = values(4)
@@ -223,11 +244,24 @@ def test_wrong_values_are_refused_and_nothing_is_sent(device, link, name, bad, e
     assert not link.batches and context.length(0) == 0
 
 
-@pytest.mark.parametrize("use", [
-    lambda c: c.read(2, 0, 1), lambda c: c.read(0, 0, 11), lambda c: c.read(0, -1, 5), lambda c: c.read(0, 5, 4),
-    lambda c: c.read(-1, 0, 1), lambda c: c.append(2, *values(1)), lambda c: c.append(0, *values(7)),
-    lambda c: c.write(0, 11, *values(1)), lambda c: c.length(7), lambda c: c.seal(2), lambda c: c.prefetch(0, 0, 99),
-])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda c: c.read(2, 0, 1),
+        lambda c: c.read(0, 0, 11),
+        lambda c: c.read(0, -1, 5),
+        lambda c: c.read(0, 5, 4),
+        lambda c: c.read(-1, 0, 1),
+        lambda c: c.append(2, *values(1)),
+        lambda c: c.append(0, *values(7)),
+        lambda c: c.write(0, 11, *values(1)),
+        lambda c: c.length(7),
+        lambda c: c.seal(2),
+        lambda c: c.prefetch(0, 0, 99),
+        lambda c: c.seal(0, -1),
+        lambda c: c.flush(0, 5, 4),
+    ],
+)
 def test_a_layer_or_token_outside_is_refused(device, link, use):
     context = device.create_context(2, 2, 128, 16)
     context.append(0, *values(10))
@@ -248,8 +282,15 @@ def test_a_freed_context_is_refused(device, link):
     context = device.create_context(1, 2, 128, 16)
     context.append(0, *values(4))
     context.free()
-    for use in (lambda: context.read(0, 0, 1), lambda: context.append(0, *values(1)), context.free, context.seal,
-                lambda: context.length(0), context.flush, lambda: context.prefetch(0)):
+    for use in (
+        lambda: context.read(0, 0, 1),
+        lambda: context.append(0, *values(1)),
+        context.free,
+        context.seal,
+        lambda: context.length(0),
+        context.flush,
+        lambda: context.prefetch(0),
+    ):
         with pytest.raises(speckv.ContextFreed, match="context 0 was freed"):
             use()
 
@@ -350,8 +391,14 @@ def test_stats_count_between_two_snapshots(device, link):
     registers = link.registers
     before = device.stats()
     assert before.hit_rate is None and before.ratio is None and before.first_error is None
-    for name, count in [("CACHE_HITS", 30), ("CACHE_MISSES", 10), ("REQ_WRITES", 8), ("REQ_PARTIAL_WRITES", 2),
-                        ("SEAL_LINES_IN", 64), ("SEAL_LINES_OUT", 20)]:
+    for name, count in [
+        ("CACHE_HITS", 30),
+        ("CACHE_MISSES", 10),
+        ("REQ_WRITES", 8),
+        ("REQ_PARTIAL_WRITES", 2),
+        ("SEAL_LINES_IN", 64),
+        ("SEAL_LINES_OUT", 20),
+    ]:
         registers[getattr(REGISTERS, name).offset] = count
     registers[REGISTERS.POOL_FREE_SECTORS.offset] -= 16
     registers[REGISTERS.ERROR_COUNT.offset] = 2

@@ -23,7 +23,9 @@ def test_a_page_holds_its_tokens(head_dim, page_tokens):
 def test_every_line_of_a_context_is_its_own(head_dim, layers, kv_heads, max_tokens):
     geometry = Geometry(layers, kv_heads, head_dim, max_tokens)
     offsets = np.concatenate([geometry.line_offsets(layer, 0, max_tokens).ravel() for layer in range(layers)])
-    assert np.unique(offsets).size == offsets.size == layers * kv_heads * 2 * max_tokens * geometry.token_lines
+    assert (
+        np.unique(offsets).size == offsets.size == layers * kv_heads * 2 * max_tokens * geometry.token_lines
+    )
     assert not np.any(offsets % LINE_BYTES)
     assert offsets.max() < geometry.pages * PAGE_BYTES
 
@@ -56,16 +58,26 @@ def test_values_become_lines_and_back(head_dim):
     np.testing.assert_array_equal(back[1], v)
 
 
-@pytest.mark.parametrize("start, stop, expected", [(0, 0, (0, 0)), (0, 1, (0, 1)), (15, 17, (0, 2)), (16, 32, (1, 1)),
-                                                   (40, 40, (2, 0))])
+@pytest.mark.parametrize(
+    "start, stop, expected",
+    [(0, 0, (0, 0)), (0, 1, (0, 1)), (15, 17, (0, 2)), (16, 32, (1, 1)), (40, 40, (2, 0))],
+)
 def test_pages_that_hold_a_token_range(start, stop, expected):
     assert Geometry(1, 1, 128, 100).page_range(start, stop) == expected
 
 
-@pytest.mark.parametrize("name, value, error", [
-    ("layers", 0, ValueError), ("kv_heads", -1, ValueError), ("head_dim", 80, ValueError), ("max_tokens", 0, ValueError),
-    ("layers", 1.5, TypeError), ("head_dim", "128", TypeError), ("max_tokens", True, TypeError),
-])
+@pytest.mark.parametrize(
+    "name, value, error",
+    [
+        ("layers", 0, ValueError),
+        ("kv_heads", -1, ValueError),
+        ("head_dim", 80, ValueError),
+        ("max_tokens", 0, ValueError),
+        ("layers", 1.5, TypeError),
+        ("head_dim", "128", TypeError),
+        ("max_tokens", True, TypeError),
+    ],
+)
 def test_a_bad_shape_is_refused_by_name(name, value, error):
     with pytest.raises(error, match=f"^{name} must be .*not {value!r}$"):
         Geometry(**dict(layers=1, kv_heads=1, head_dim=128, max_tokens=1) | {name: value})

@@ -34,8 +34,37 @@ def test_logits(model):
 def test_greedy_continuation(model, dtype):
     seen = []
     tokens = generate(model, array_store(model, dtype), heldout_tokens()[:64], 25, seen.append)
-    assert tokens == seen == [674, 14, 524, 14, 984, 8, 65, 3031, 3342, 14, 33, 3031, 1519, 8, 65, 3031, 3342, 14, 33,
-                              3031, 1519, 535, 273, 342, 541]
+    assert (
+        tokens
+        == seen
+        == [
+            674,
+            14,
+            524,
+            14,
+            984,
+            8,
+            65,
+            3031,
+            3342,
+            14,
+            33,
+            3031,
+            1519,
+            8,
+            65,
+            3031,
+            3342,
+            14,
+            33,
+            3031,
+            1519,
+            535,
+            273,
+            342,
+            541,
+        ]
+    )
 
 
 def test_negative_log_likelihood(model):
@@ -61,7 +90,9 @@ def test_a_context_that_is_full_is_refused(model):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_driver_changes_nothing(model, device, dtype):
-    """Logits, and not only tokens, are bit-equal when K and V go through a device that keeps lines as they are."""
+    """Logits, and not only tokens, are bit-equal when K and V go through a device that keeps lines as they
+    are.
+    """
     context = device.create_context(model.layers, model.kv_heads, model.head_dim, 64, dtype)
     stores = array_store(model, context.dtype), DeviceStore(context)
     tokens = heldout_tokens()[:21]

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict, deque
 
 import numpy as np
+from amaranth.hdl import Const
 from streams import SEED
 
 
@@ -22,16 +23,23 @@ class Axi4Memory:
         Probability that a channel does nothing in a clock.
     bursts_in_flight : int
         Most bursts of each direction that the manager may have in flight.
+    reset : Signal, optional
+        While it is high, the memory forgets what is in flight.
     """
 
-    def __init__(self, axi, dram, *, latency=(1, 30), stall=0.0, bursts_in_flight=64, seed=SEED):
+    def __init__(self, axi, dram, *, latency=(1, 30), stall=0.0, bursts_in_flight=64, reset=None, seed=SEED):
         self._axi = axi
         self._dram = dram
         self._latency = latency
         self._stall = stall
         self._limit = bursts_in_flight
+        self._reset = Const(0) if reset is None else reset
         self._rng = random.Random(f"memory {seed}")
         self._clock = 0
+        self.most_reads = self.most_writes = 0
+        self._forget()
+
+    def _forget(self):
         self._reads = defaultdict(deque)
         """By identifier, bursts as [clock of the answer, beats left]."""
         self._writes = deque()
@@ -40,12 +48,16 @@ class Axi4Memory:
         """Accepted data of the next burst: (line, enable)."""
         self._answers = defaultdict(deque)
         """By identifier, (clock of the answer, response)."""
-        self.most_reads = self.most_writes = 0
+        self._waiting = {}
+        """By channel, the payload that the manager offered and that was not accepted."""
+        self._read = self._answer = None
+        """What the R and B channels show."""
 
     @property
     def idle(self):
         """Whether nothing is in flight."""
-        return not (any(self._reads.values()) or any(self._answers.values()) or self._writes or self._beats)
+        return not (any(self._reads.values()) or any(self._answers.values()) or self._writes or self._beats
+                    or self._read or self._answer)
 
     async def run(self, ctx):
         """The background testbench."""
@@ -58,23 +70,25 @@ class Axi4Memory:
             "b": (),
         }
         names = [(name, len(signals)) for name, signals in channels.items()]
-        flat = []
+        flat = [self._reset]
         for name, signals in channels.items():
             flat += [getattr(axi, f"{name}valid"), getattr(axi, f"{name}ready"), *signals]
-        waiting = {}
-        read = answer = None
-        async for _, reset, *values in ctx.tick().sample(*flat):
-            assert not reset
+        async for _, _, reset, *values in ctx.tick().sample(*flat):
             self._clock += 1
+            if reset:
+                self._forget()
+                ctx.set(axi.rvalid, 0)
+                ctx.set(axi.bvalid, 0)
+                continue
             now = {}
             for name, count in names:
                 (valid, ready, *payload), values = values[:2 + count], values[2 + count:]
-                if name in waiting:
-                    assert valid and payload == waiting.pop(name), f"{name} changed while it waited"
+                if name in self._waiting:
+                    assert valid and payload == self._waiting.pop(name), f"{name} changed while it waited"
                 if valid and ready:
                     now[name] = payload
                 elif valid and name not in "rb":
-                    waiting[name] = payload
+                    self._waiting[name] = payload
             if "ar" in now:
                 self._start_read(*now["ar"])
             if "aw" in now:
@@ -84,29 +98,31 @@ class Axi4Memory:
                 self._take_beat(*now["w"])
             self._finish_writes()
             if "r" in now:
-                read = None
+                self._read = None
             if "b" in now:
-                answer = None
-            self.most_reads = max(self.most_reads, sum(map(len, self._reads.values())) + (read is not None))
-            self.most_writes = max(
-                self.most_writes,
-                len(self._writes) + sum(map(len, self._answers.values())) + (answer is not None))
-            assert max(self.most_reads, self.most_writes) <= self._limit
+                self._answer = None
+            self._count()
 
-            if read is None and (read := self._next_read()) is not None:
-                id, data, response, last = read
+            if self._read is None and (read := self._next_read()) is not None:
+                self._read, (id, data, response, last) = read, read
                 ctx.set(axi.rid, id)
                 ctx.set(axi.rdata, data)
                 ctx.set(axi.rresp, response)
                 ctx.set(axi.rlast, last)
-            if answer is None and (answer := self._next_answer()) is not None:
-                id, response = answer
+            if self._answer is None and (answer := self._next_answer()) is not None:
+                self._answer, (id, response) = answer, answer
                 ctx.set(axi.bid, id)
                 ctx.set(axi.bresp, response)
-            ctx.set(axi.rvalid, read is not None)
-            ctx.set(axi.bvalid, answer is not None)
+            ctx.set(axi.rvalid, self._read is not None)
+            ctx.set(axi.bvalid, self._answer is not None)
             for ready in (axi.arready, axi.awready, axi.wready):
                 ctx.set(ready, self._rng.random() >= self._stall)
+
+    def _count(self):
+        reads = sum(map(len, self._reads.values())) + (self._read is not None and self._read[-1])
+        writes = len(self._writes) + sum(map(len, self._answers.values())) + (self._answer is not None)
+        self.most_reads, self.most_writes = max(self.most_reads, reads), max(self.most_writes, writes)
+        assert max(reads, writes) <= self._limit, "more bursts in flight than the configuration allows"
 
     def _burst(self, id, address, length, size, burst):
         assert size == 6 and burst == 1 and address % 64 == 0

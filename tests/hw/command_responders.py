@@ -103,9 +103,13 @@ class Responders:
     @property
     def testbenches(self):
         """The testbenches; they never end."""
+        return [self._server(self._engine.manage, self._engine.managed, self._manage), *self.page_testbenches]
+
+    @property
+    def page_testbenches(self):
+        """Those of the page table and the page cache alone."""
         engine = self._engine
-        return [self._server(engine.manage, engine.managed, self._manage),
-                self._server(engine.table_request, engine.table_response, self._table),
+        return [self._server(engine.table_request, engine.table_response, self._table),
                 self._server(engine.page_op, engine.page_op_done, self._page_op)]
 
     def _server(self, request, reply, answer):
@@ -134,9 +138,9 @@ class Responders:
                 self.contexts.put(op.context, unpack_record(op.record))
             case ContextOpKind.GET_SLOT:
                 owner = self.contexts.slot(op.slot)
-                return {"owned": owner is not None, "context": owner or 0}
+                return {"valid": owner is not None, "context": owner or 0}
             case ContextOpKind.PUT_SLOT:
-                self.contexts.put_slot(op.slot, op.context if op.owned else None)
+                self.contexts.put_slot(op.slot, op.context if op.valid else None)
         return {}
 
     def _table(self, request):
@@ -155,19 +159,20 @@ class Responders:
 def random_command(rng, config):
     """Fields of a command that is often legal: contexts and ranges are few, mistakes of every kind occur."""
     granule, window = config.granule_pages, config.window_pages
-    opcode = rng.choice([0, 1, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255])
+    opcode = rng.choice([*range(11), 255] + 4 * [1] + 2 * [2, 3, 4, 5, 8])
     first = rng.randrange(4) * granule
     pages = granule * rng.choice([1, 1, 2])
     if opcode not in (1, 2):
         first, pages = first + rng.randrange(granule), rng.randrange(1, 5)
-    command = dict(opcode=opcode, context=rng.randrange(4), tag=rng.getrandbits(16), first_page=first, pages=pages,
-                   index_bits=rng.randrange(granule.bit_length()), head_bits=rng.randrange(8),
-                   layer_bits=rng.randrange(8), dtype=rng.randrange(2), codec=rng.randrange(2), ld_id=rng.randrange(16),
-                   descriptor_base=rng.getrandbits(16))
-    mistakes = dict(context=[config.contexts, config.contexts + 1, 4095], first_page=[first + 1, window - granule, window],
-                    pages=[0, pages + 1, 2 * window, window], index_bits=[31, 20], head_bits=[31, 27], layer_bits=[31],
-                    codec=[2, 7])
-    if rng.random() < 0.3:
-        name = rng.choice(list(mistakes))
+    command = dict(opcode=opcode, context=rng.randrange(3), tag=rng.getrandbits(16),
+                   first_page=first, pages=pages, index_bits=rng.randrange(granule.bit_length()),
+                   head_bits=rng.randrange(8), layer_bits=rng.randrange(8), dtype=rng.randrange(2),
+                   codec=rng.randrange(2), ld_id=rng.randrange(16), descriptor_base=rng.getrandbits(16))
+    mistakes = dict(context=[config.contexts, config.contexts + 1, 4095], codec=[2, 7],
+                    first_page=[first + 1, window - granule, window],
+                    pages=[0, pages + 1, 2 * window, window],
+                    index_bits=[31, 20], head_bits=[31, 27], layer_bits=[31])
+    if rng.random() < 0.2:
+        name = rng.choice([*mistakes, "codec", "index_bits"])
         command[name] = rng.choice(mistakes[name]) % (1 << (12 if name == "context" else 29))
     return command

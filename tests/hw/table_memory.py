@@ -10,19 +10,24 @@ from speckv_model.constants import ENTRIES_PER_LINE, ENTRY_BYTES, LINE_BYTES
 
 
 class TableMemory:
-    """DRAM of `lines` lines with the interface of the model's; `bad` lines answer every access with an error.
+    """DRAM of `lines` lines with the interface of the model's.
 
-    As AXI4 allows, a read may see a write that is under way, or not: each is carried out at a random moment between
-    its acceptance and its end, so that a client that does not wait for the end of its writes is found out.
-    While `reset` is high requests are forgotten.
+    Every access to `bad` lines ends in an error, and so does every write to `doubtful` ones, which takes
+    place. Latencies are ranges in clocks.
+
+    As AXI4 allows, a read may see a write that is under way, or not: each is carried out at a random moment
+    between its acceptance and its end, so that a client that does not wait for the end of its writes is
+    found out. While `reset` is high requests are forgotten.
     """
 
-    def __init__(self, lines, *, bad=(), latency=(1, 20), stall=0.3, seed=1, reset=Const(0)):
+    def __init__(self, lines, *, bad=(), doubtful=(), reads=(1, 20), writes=(1, 20), stall=0.3, seed=1, reset=Const(0)):
         self.data = np.zeros((lines, LINE_BYTES), dtype=np.uint8)
         self.bad = set(bad)
+        self.doubtful = set(doubtful)
         self.reads = []
         self.writes = []
-        self._latency = latency
+        self._read_latency = reads
+        self._write_latency = writes
         self._reset = reset
         self._stall = stall
         self._rng = random.Random(f"memory {seed}")
@@ -38,10 +43,7 @@ class TableMemory:
             enable = np.ones((len(data), ENTRIES_PER_LINE), dtype=bool)
         mask = np.repeat(enable, ENTRY_BYTES, axis=1)
         self.data[line:line + len(data)] = np.where(mask, data, self.data[line:line + len(data)])
-        return np.zeros(len(data), dtype=bool)
-
-    def _due(self, now):
-        return now + self._rng.randint(*self._latency)
+        return np.array([n in self.doubtful for n in range(line, line + len(data))])
 
     def _accepts(self):
         return self._rng.random() >= self._stall
@@ -68,7 +70,7 @@ class TableMemory:
                 assert request.count == 1, "a walk reads one line"
                 self.reads.append(request.line)
                 early = self._read(request.line) if self._rng.random() < 0.5 else None
-                queue.append((self._due(now), request.line, early))
+                queue.append((now + self._rng.randint(*self._read_latency), request.line, early))
 
     def _read(self, line):
         data, errors = self.read_lines(line, 1)
@@ -82,7 +84,7 @@ class TableMemory:
             ctx.set(dut.write_request.ready, request_ready)
             ctx.set(dut.write_data.ready, data_ready)
             if not offered and done and done[0][0] <= now and self._accepts():
-                due, error, late = done[0]
+                _, error, late = done[0]
                 if late:
                     error = self._write(*late)
                 ctx.set(dut.write_done.payload.error, error)
@@ -108,7 +110,8 @@ class TableMemory:
                     job = requests.popleft().line, tuple(beats)
                     beats.clear()
                     late = self._rng.random() < 0.5
-                    done.append((self._due(now), 0 if late else self._write(*job), job if late else None))
+                    due = now + self._rng.randint(*self._write_latency)
+                    done.append((due, 0 if late else self._write(*job), job if late else None))
             if valid and request_ready:
                 assert 1 <= request.count <= 64
                 assert request.line // 64 == (request.line + request.count - 1) // 64, "a burst crosses 4 KiB"

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from amaranth.hdl import ResetInserter, Signal
+from amaranth.hdl import Elaboratable, Module, ResetInserter, Signal
 from command_responders import (
     BadPages,
     LoggedContexts,
@@ -13,18 +13,19 @@ from command_responders import (
     number,
     random_command,
 )
-from streams import SEED, receive, send, simulate
-
 from speckv_hw.csr.command_engine import CommandEngine
+from speckv_hw.stream import chain
+from speckv_hw.table.context_table import ContextTable
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import ErrorKind, Opcode, Status
 from speckv_model.csr.commands import CommandProcessor
 from speckv_model.csr.error_log import ErrorLog
+from streams import SEED, receive, send, simulate
 
 # Granules of four pages keep walks over slots and pages short.
 CONFIG = DeviceConfig.small(window_slots=1 << 14)
-NOTHING = dict(context=0, tag=0, first_page=0, pages=0, index_bits=0, head_bits=0, layer_bits=0, dtype=0, codec=0,
-               ld_id=0, descriptor_base=0)
+NOTHING = dict(context=0, tag=0, first_page=0, pages=0, index_bits=0, head_bits=0, layer_bits=0, dtype=0,
+               codec=0, ld_id=0, descriptor_base=0)
 
 
 class AllErrors(ErrorLog):
@@ -74,11 +75,75 @@ def run(commands, bad=None, delay=0.5, config=CONFIG):
 @pytest.mark.parametrize("seed", range(2))
 def test_random_commands(seed, delay):
     rng = random.Random(f"{SEED} {seed}")
-    commands = [random_command(rng, CONFIG) for _ in range(400)]
-    bad = BadPages([2, 9])
-    expected = expect(commands, bad)
-    assert run(commands, bad, delay) == expected
-    assert set(expected[0]) == set(Status)
+    commands = [random_command(rng, CONFIG) for _ in range(250)]
+    bad = BadPages([13])
+    assert run(commands, bad, delay) == expect(commands, bad)
+
+
+def test_every_status():
+    create = NOTHING | dict(opcode=Opcode.CREATE, pages=4)
+    commands = [create, NOTHING | dict(opcode=200), create, create | dict(context=1, pages=3),
+                create | dict(context=1), create | dict(context=1, codec=5),
+                create | dict(context=1, index_bits=3), NOTHING | dict(opcode=Opcode.PIN),
+                create | dict(context=1, first_page=12)]
+    bad = BadPages([13])
+    assert run(commands, bad) == expect(commands, bad)
+    assert expect(commands, bad)[0] == list(Status)
+
+
+class WithContextTable(Elaboratable):
+    """The engine with the context table that it manages."""
+
+    def __init__(self, config):
+        self.engine = CommandEngine(config)
+        self.table = ContextTable(config, 1)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.engine = self.engine
+        m.submodules.table = self.table
+        chain(m, self.engine.manage, self.table.manage)
+        chain(m, self.table.managed, self.engine.managed)
+        return m
+
+
+def test_with_the_context_table():
+    """Between commands every page belongs to whom the model says."""
+    dut = WithContextTable(CONFIG)
+    engine, table = dut.engine, dut.table
+    rng = random.Random(SEED)
+    bad, log, expected_log, statuses = BadPages([13]), [], [], []
+    responders = Responders(CONFIG, engine, bad, log, SEED)
+    contexts = LoggedContexts(CONFIG, expected_log)
+    processor = CommandProcessor(CONFIG, contexts, ModelDevice(CONFIG, bad, expected_log), AllErrors())
+
+    async def testbench(ctx):
+        ctx.set(engine.error.ready, 1)
+        ctx.set(table.result.ready, 1)
+        for _ in range(80):
+            command = random_command(rng, CONFIG)
+            await send(ctx, engine.command, [command])
+            await ctx.tick()
+            assert statuses.pop() == processor.execute(command)
+            assert not statuses
+            page, owner = rng.randrange(20), contexts.slot(rng.randrange(5))
+            ld_id = rng.getrandbits(4) if owner is None else contexts.record(owner).ld_id
+            await send(ctx, table.lookup, [{"page": page, "ld_id": ld_id}])
+            while not ctx.get(table.result.valid):
+                await ctx.tick()
+            found = int(contexts.find(page, ld_id))
+            assert ctx.get(table.result.payload.hit) == (found >= 0)
+            if found >= 0:
+                assert ctx.get(table.result.payload.stream.context) == found
+            await ctx.tick()
+
+    async def completions(ctx):
+        while True:
+            [completion] = await receive(ctx, engine.completion, 1)
+            statuses.append(number(completion.status))
+
+    simulate(dut, testbench, background=[completions, *responders.page_testbenches])
+    assert [entry for entry in expected_log if entry[0] in ("clear", "page")] == log
 
 
 def test_largest_window():
@@ -86,7 +151,8 @@ def test_largest_window():
     granule, top = config.granule_pages, config.window_pages
     last = dict(opcode=Opcode.CREATE, context=4095, first_page=top - granule, pages=granule)
     commands = [NOTHING | last | changes for changes in (
-        dict(pages=2 * granule), dict(index_bits=13), dict(), dict(opcode=Opcode.SEAL, first_page=top - 1, pages=2),
+        dict(pages=2 * granule), dict(index_bits=13), dict(),
+        dict(opcode=Opcode.SEAL, first_page=top - 1, pages=2),
         dict(opcode=Opcode.SEAL, first_page=top - 2, pages=2), dict(context=0))]
     expected = expect(commands, BadPages(), config)
     assert expected[0] == [Status.BAD_RANGE, Status.BAD_GEOMETRY, Status.OK, Status.BAD_RANGE, Status.OK,
@@ -138,7 +204,8 @@ def test_reset_in_the_middle():
             # The device's reset also empties the boxes that would answer.
             await ctx.tick().repeat(8)
             ctx.set(reset, 0)
-            assert not any(ctx.get(port.valid) for port in (dut.manage, dut.table_request, dut.page_op, dut.error))
+            for port in (dut.manage, dut.table_request, dut.page_op, dut.error, dut.completion):
+                assert not ctx.get(port.valid)
             for slot in range(2):
                 responders.contexts.put_slot(slot, None)
             responders.contexts.put(1, None)

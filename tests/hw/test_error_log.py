@@ -3,12 +3,11 @@
 import random
 
 import pytest
-from streams import SEED, send, simulate
-
 from speckv_hw.csr.error_log import ErrorLog
 from speckv_hw.types import ErrorRecord
 from speckv_model.constants import ErrorKind
 from speckv_model.csr import error_log as model
+from streams import SEED, send, simulate
 
 KINDS = [kind for kind in ErrorKind if kind != ErrorKind.NONE]
 
@@ -20,7 +19,7 @@ def fields(record):
 
 
 async def check_against_model(ctx, dut, ports):
-    """Background check, clock by clock: what the log shows is what the model shows; no record waits too long."""
+    """Background check in every clock: the log shows what the model shows, no record waits too long."""
     log = model.ErrorLog()
     waiting = [0] * ports
     sampled = [signal for port in dut.records for signal in (port.valid, port.ready, port.payload)]

@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from axi4_memory import Axi4Memory
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mem.memory_port import MemoryPort
@@ -139,26 +140,37 @@ def test_random_clients(latency, stall, idle, slow):
 
 
 def test_slow_clients_do_not_block_others():
-    """Clients that take nothing, and a writer that offers no data, leave the others working."""
-    dut, dram, memory = make(2, 3, (64, 64), latency=(5, 5))
+    """Clients that take nothing and a writer without data leave the others working, and lose nothing."""
+    dut, dram, memory = make(3, 3, (64, 4, 64), latency=(5, 5))
     rng = random.Random(f"block {SEED}")
+    others = []
 
-    async def stuck_reader(ctx):
-        await send(ctx, dut.read0_request, [{"line": 64 * n, "count": 64} for n in range(2)])
+    def counted(testbench):
+        async def run(ctx):
+            await testbench(ctx)
+            others.append(testbench)
+        return run
 
-    async def writer_without_data(ctx):
-        await send(ctx, dut.write0_request, [{"line": 0, "count": 8}])
+    def after_others(testbench):
+        async def run(ctx):
+            while len(others) < 5:
+                await ctx.tick()
+            await testbench(ctx)
+        return run
 
-    async def writer_that_takes_no_answer(ctx):
-        for n in range(CONFIG.bursts_in_flight):
-            await send(ctx, dut.write1_request, [{"line": n, "count": 1}])
-            await send(ctx, dut.write1_data, [{"data": n, "enable": 15}])
-        await send(ctx, dut.write1_request, [{"line": 0, "count": 1}])
+    def slow_reader(n):
+        ask, check = reader(dut, dram, n, [(40, 66), (2, 66), (200, 3)])
+        return ask, after_others(check)
 
-    requests = random_requests(rng, 20, 1024, 512)
+    requests = CONFIG.bursts_in_flight + 2
+    (ask, write, check), _, _ = writer(dut, 1, [(LINES - 1, 1)] * requests, ())
+    (ask_early, write_late, check_late), _, _ = writer(dut, 0, [(LINES - 2, 2)], ())
+    slow = [*slow_reader(0), *slow_reader(1), ask, write, after_others(check),
+            ask_early, after_others(write_late), check_late]
     benches, _, _ = writer(dut, 2, random_requests(rng, 20, 2048, 512), ())
-    simulate(dut, stuck_reader, writer_without_data, writer_that_takes_no_answer,
-             *reader(dut, dram, 1, requests), *benches, background=[memory.run], clocks=10_000)
+    quick = [*reader(dut, dram, 2, random_requests(rng, 20, 1024, 512)), *benches]
+    simulate(dut, *slow, *map(counted, quick), background=[memory.run], clocks=10_000)
+    assert memory.idle
 
 
 @pytest.mark.parametrize("count", [64, 66])
@@ -219,6 +231,42 @@ def test_latencies():
     assert seen["ar"] - seen["request"] == ReadPort.request_latency
     assert seen["data"] - seen["r"] == ReadPort.data_latency
     assert seen["aw"] - seen["write"] == WritePort.request_latency
+
+
+@pytest.mark.parametrize("clocks", [3, 8, 20, 41])
+def test_reset_in_mid_traffic(clocks):
+    """Whatever was in flight, after a reset of port and memory only new requests are answered."""
+    reset = Signal()
+    dut, dram, memory = make(2, 1, (64, 8), latency=(1, 20), reset=reset)
+    rng = random.Random(f"reset {SEED}")
+    reads = [reader(dut, dram, n, random_requests(rng, 10, 0, 1000)) for n in range(2)]
+    writes, _, _ = writer(dut, 0, random_requests(rng, 10, LINES // 2, 1000), ())
+    started = []
+
+    async def traffic_and_reset(ctx):
+        inputs = [dut.read0_request, dut.read1_request, dut.write0_request, dut.write0_data]
+        for port in inputs[:3]:
+            ctx.set(port.payload, {"line": 1000, "count": 30})
+        for port in inputs:
+            ctx.set(port.valid, 1)
+        await ctx.tick().repeat(clocks)
+        ctx.set(reset, 1)
+        for port in inputs:
+            ctx.set(port.valid, 0)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        started.append(clocks)
+
+    def after_reset(testbench):
+        async def run(ctx):
+            while not started:
+                await ctx.tick()
+            await testbench(ctx)
+        return run
+
+    testbenches = [after_reset(testbench) for testbench in (*reads[0], *reads[1], *writes)]
+    simulate(ResetInserter(reset)(dut), traffic_and_reset, *testbenches, background=[memory.run])
+    assert memory.idle
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -11,7 +11,6 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.table.tlb import Tlb, TlbOp, TlbRequest
 from speckv_model.table import page_table as model
 
-
 SHAPES = [(4, 1), (8, 2), (16, 1), (32, 2), (64, 8)]
 """tlb_entries and tlb_ways."""
 

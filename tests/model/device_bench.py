@@ -84,7 +84,8 @@ class Bench:
         device, head = self.device, self.device.mmio_read(REGISTERS.COMMAND_HEAD.offset)
         slot = head % self.config.command_slots
         first_page = self.first if first_page is None else first_page
-        words = pack_command(opcode=opcode, context=context, tag=head, first_page=first_page, pages=pages, **fields)
+        words = pack_command(opcode=opcode, context=context, tag=head, first_page=first_page, pages=pages,
+                             **fields)
         for n, word in enumerate(words):
             device.mmio_write(command_slot_offset(slot) + 8 * n, word)
         device.mmio_write(REGISTERS.COMMAND_TAIL.offset, head + 1 & 0xFFFF)
@@ -93,7 +94,8 @@ class Bench:
         return completion["status"]
 
     def create(self, context, first_page, pages, codec=Codec.SPECKV, dtype=Dtype.FP16, ld_id=0):
-        status = self.command(Opcode.CREATE, context, first_page, pages, codec=codec, dtype=dtype, ld_id=ld_id)
+        status = self.command(Opcode.CREATE, context, first_page, pages, codec=codec, dtype=dtype,
+                              ld_id=ld_id)
         if status == Status.OK:
             self.reference.create(context, first_page, pages, codec, dtype, ld_id)
         return status
@@ -129,7 +131,8 @@ class Bench:
         page, line = divmod(int(request["address"]) // LINE_BYTES, PAGE_LINES)
         ld_id = int(request["ld_id"])
         if request["channel"] == messages.Channel.RWD:
-            enable = np.unpackbits(request["byte_enable"].reshape(1).view(np.uint8), bitorder="little").astype(bool)
+            enable = np.unpackbits(request["byte_enable"].reshape(1).view(np.uint8), bitorder="little")
+            enable = enable.astype(bool)
             self.reference.write(page, line, request["data"], enable, bool(request["poison"]), ld_id)
         elif request["expect"] & messages.Expect.DRS:
             data, poison, nxm = self.reference.read(page, line, ld_id)
@@ -196,7 +199,10 @@ class Bench:
         return self.config.sector_line(self.entry(page).place)
 
     def check_places(self):
-        """No two pages hold the same sector of the pool, and none holds a free one. Ends the bench: the pool is emptied."""
+        """No two pages hold the same sector of the pool, and none holds a free one.
+
+        Ends the bench: the pool is emptied.
+        """
         taken = set()
         for *_, pages in self.reference.contexts.values():
             for page in pages:

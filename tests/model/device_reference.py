@@ -1,4 +1,4 @@
-"""What a device must answer, line by line: the table of page states in plain Python, without cache, table or DRAM."""
+"""What a device must answer, line by line: the states of a page in plain Python."""
 
 import numpy as np
 from speckv_model.codec import decode, encode
@@ -32,7 +32,8 @@ class DeviceReference:
         """Writes that found no room."""
 
     def create(self, context, first_page, pages, codec, dtype, ld_id):
-        self.contexts[context] = (ld_id, codec, dtype, {page: _Page() for page in range(first_page, first_page + pages)})
+        pages = {page: _Page() for page in range(first_page, first_page + pages)}
+        self.contexts[context] = ld_id, codec, dtype, pages
 
     def destroy(self, context):
         *_, pages = self.contexts.pop(context)

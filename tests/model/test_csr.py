@@ -1,7 +1,6 @@
 """MMIO of the model: commands, their checks, doorbell, errors and counters."""
 
 import pytest
-
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import Codec, ErrorKind, Opcode, Status
 from speckv_model.csr.commands import PageOpKind
@@ -31,7 +30,7 @@ class RecordingDevice:
 
     def clear_table(self, page, count):
         self.asked.append(("clear", page, count))
-        return self.status if self.bad_page is not None and page <= self.bad_page < page + count else Status.OK
+        return self.status if self.bad_page in range(page, page + count) else Status.OK
 
     def page_op(self, kind, page, context, record):
         self.asked.append((kind, page, context))
@@ -171,8 +170,8 @@ def test_doorbell_refuses_what_the_slots_cannot_hold(bench):
 
 
 def test_nothing_there(bench):
-    addresses = (0x004, 0x3FF8, command_slot_offset(CONFIG.command_slots), completion_offset(CONFIG.command_slots),
-                 0xC000, 0xFFF8)
+    slots = CONFIG.command_slots
+    addresses = (0x004, 0x3FF8, command_slot_offset(slots), completion_offset(slots), 0xC000, 0xFFF8)
     for n, address in enumerate(addresses):
         assert bench.csr.mmio_read(address) == 0
         assert bench.read(REGISTERS.ERROR_LAST_ADDRESS) == address

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import Codec, Dtype, ErrorKind, Opcode
 from speckv_model.csr import document
@@ -23,9 +22,9 @@ from speckv_model.csr.registers import (
 CONFIGS = [
     DeviceConfig.default(),
     DeviceConfig.small(),
-    DeviceConfig(window_bits=40, pool_bytes=1 << 38, window_slots=1 << 16, cache_pages=4096, tlb_entries=1 << 16,
-                 requests_in_flight=4096, fetches_in_flight=64, bursts_in_flight=64, command_slots=64, lanes=8,
-                 codecs=tuple(codec.name.lower() for codec in Codec)),
+    DeviceConfig(window_bits=40, pool_bytes=1 << 38, window_slots=1 << 16, cache_pages=4096,
+                 tlb_entries=1 << 16, requests_in_flight=4096, fetches_in_flight=64, bursts_in_flight=64,
+                 command_slots=64, lanes=8, codecs=tuple(codec.name.lower() for codec in Codec)),
 ]
 
 
@@ -54,8 +53,9 @@ def test_fields_pack_and_unpack():
 
 
 def test_command_packs_and_unpacks():
-    fields = dict(opcode=Opcode.CREATE, context=0xABC, tag=0xBEEF, first_page=0xFFFFFFF, pages=1 << 28, index_bits=31,
-                  head_bits=1, layer_bits=30, dtype=Dtype.BF16, codec=Codec.SPECKV, ld_id=15, descriptor_base=0x8001)
+    fields = dict(opcode=Opcode.CREATE, context=0xABC, tag=0xBEEF, first_page=0xFFFFFFF,
+                  pages=1 << 28, index_bits=31, head_bits=1, layer_bits=30, dtype=Dtype.BF16,
+                  codec=Codec.SPECKV, ld_id=15, descriptor_base=0x8001)
     words = pack_command(**fields)
     assert words == [0xBEEF << 32 | 0xABC << 16 | 1, 0xFFFFFFF, 1 << 28,
                      15 << 40 | 1 << 32 | 1 << 24 | 30 << 16 | 1 << 8 | 31, 0x8001]

@@ -46,8 +46,8 @@ def run(config=None, codec="speckv", megabytes=2.0, repeats=3, latency=100, byte
     -------
     dict
         ``write_mb_s``, ``read_mb_s``: 10^6 bytes of K and V a second, the driver's work counted in.
-        ``write_clocks_per_line``, ``read_clocks_per_line``: device clocks. ``kclocks_per_s``: 10^3 clocks that
-        the simulation runs in a second, over both. Beside them the parameters.
+        ``write_clocks_per_line``, ``read_clocks_per_line``: device clocks. ``kclocks_per_s``: 10^3 clocks
+        that the simulation runs in a second, over both. Beside them the parameters.
 
     Raises
     ------
@@ -131,11 +131,13 @@ def _one_core():
 
 
 @click.command()
-@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default", show_default=True)
-@click.option("--codec", "codecs", multiple=True, help="May be repeated; if not given, all that the device has.")
+@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default",
+              show_default=True)
+@click.option("--codec", "codecs", multiple=True, help="May be repeated; all of the device if not given.")
 @click.option("--megabytes", default=2.0, show_default=True, help="K and V to write and read, 10^6 bytes.")
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False), help="Report; if not given, build/reports/link.json.")
+@click.option("--output", type=click.Path(dir_okay=False),
+              help="Report; build/reports/link.json if not given.")
 def main(preset, codecs, megabytes, repeats, output):
     """Measure the simulated device from the host's side."""
     config = DeviceConfig.preset(preset)
@@ -145,7 +147,8 @@ def main(preset, codecs, megabytes, repeats, output):
         results.append(result)
         click.echo(f"{codec}: {result['kclocks_per_s']} kclocks/s")
         for way in ("write", "read"):
-            click.echo(f"  {way} {result[f'{way}_mb_s']} MB/s, {result[f'{way}_clocks_per_line']} clocks a line")
+            speed, clocks = result[f"{way}_mb_s"], result[f"{way}_clocks_per_line"]
+            click.echo(f"  {way} {speed} MB/s, {clocks} clocks a line")
     click.echo(write_report(results, output))
 
 

@@ -11,8 +11,8 @@ from .base import Link
 class EmulatedLink(Link):
     """Makes an emulated device and talks to it. The device starts out of reset, with zeros in its DRAM.
 
-    Requests take effect in the order of the batch, commands when the doorbell is written. There is no clock: `clocks`
-    counts the lines that requests moved, and what was asked of `run`.
+    Requests take effect in the order of the batch, commands when the doorbell is written. There is no clock:
+    `clocks` counts the lines that requests moved, and what was asked of `run`.
 
     Parameters
     ----------
@@ -93,5 +93,5 @@ class EmulatedLink(Link):
         self._device = None
 
     def _lines(self, line, count):
-        """Bytes of the DRAM lines from `line` on that hold the first `count` bytes: uint8, a multiple of 64."""
+        """The DRAM lines from `line` on that hold the first `count` bytes: uint8, a multiple of 64."""
         return self._device.dram.read_lines(line, -(-count // LINE_BYTES))[0].ravel()

@@ -242,7 +242,7 @@ class SimulatedLink(Link):
 
     # The socket
     def _call(self, op, a=0, b=0, c=0, d=0, payload=None, answer=None):
-        """Sends a command with the array `payload`, fills the array `answer`, returns the value of the reply."""
+        """Sends a command with array `payload`, fills array `answer`, returns the value of the reply."""
         self._check_open()
         if self._failure:
             raise LinkError(f"the link failed before: {self._failure}")

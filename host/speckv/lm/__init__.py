@@ -1,4 +1,4 @@
-"""The tiny language model that fills and reads a KV cache: a NumPy decoder with a pluggable place for K and V."""
+"""The tiny language model that fills and reads a KV cache: a NumPy decoder, K and V kept where one wants."""
 
 from .model import Llama, generate, score
 from .store import ArrayStore, DeviceStore, KVStore

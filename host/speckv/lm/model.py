@@ -1,6 +1,7 @@
 """A Llama-layout decoder in float32 NumPy.
 
-Source: the layer layout of `LlamaForCausalLM`: RMSNorm, grouped-query attention with rotate-half RoPE, SwiGLU.
+Source: the layer layout of `LlamaForCausalLM`: RMSNorm, grouped-query attention with rotate-half RoPE,
+SwiGLU.
 """
 
 import json
@@ -36,7 +37,7 @@ def _softmax(x):
 
 
 class Llama:
-    """The decoder. It keeps no K or V itself: every layer appends to a `KVStore` and attends to what it reads back.
+    """The decoder. It keeps no K or V: every layer appends to a `KVStore` and attends to what that returns.
 
     Parameters
     ----------
@@ -85,7 +86,9 @@ class Llama:
         tokens = np.asarray(tokens, np.int64)
         stop = start + tokens.size
         if not 0 < stop <= self.max_tokens:
-            raise ValueError(f"tokens must end within the model's {self.max_tokens} positions, not at {stop!r}")
+            raise ValueError(
+                f"tokens must end within the model's {self.max_tokens} positions, not at {stop!r}"
+            )
         cos, sin = self._cos[start:stop, None], self._sin[start:stop, None]
         x = self._embedding[tokens]
         for index, layer in enumerate(self._layers):
@@ -109,7 +112,7 @@ class Llama:
         return x * cos + np.concatenate([-high, low], axis=-1) * sin
 
     def _attend(self, query, key, value, start):
-        """Causal attention of (n, heads, d) queries at `start` on over (m, kv_heads, d) keys and values: (n, heads * d)."""
+        """Causal attention of queries (n, heads, d) at `start` on over (m, kv_heads, d): (n, heads * d)."""
         n, m = len(query), len(key)
         group = self.heads // self.kv_heads
         # Grouped by KV head, so that a matrix product serves every query head that shares it.
@@ -125,7 +128,8 @@ class Llama:
 def generate(model, store, prompt, count, on_token=None):
     """Greedy continuation of `prompt` (ints) by `count` tokens, the cache in the empty `store`.
 
-    The prompt is run at once, then one token at a time; `on_token(token)` is called for each. Returns a list of ints.
+    The prompt is run at once, then one token at a time; `on_token(token)` is called for each. Returns a list
+    of ints.
     """
     tokens, position, new = list(prompt), 0, []
     for _ in range(count):

@@ -8,9 +8,9 @@ import numpy as np
 class KVStore(Protocol):
     """One sequence's K and V.
 
-    `append` takes float32 (tokens, kv_heads, head_dim) and rounds it (nearest, ties to even) to the store's 16-bit
-    dtype; `read` returns tokens `start` to `stop` of `layer` as float32, C-contiguous. So two stores of one dtype
-    that lose nothing else give bit-equal results.
+    `append` takes float32 (tokens, kv_heads, head_dim) and rounds it (nearest, ties to even) to the store's
+    16-bit dtype; `read` returns tokens `start` to `stop` of `layer` as float32, C-contiguous. So two stores
+    of one dtype that lose nothing else give bit-equal results.
     """
 
     def append(self, layer, k, v): ...

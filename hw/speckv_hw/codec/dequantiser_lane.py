@@ -1,6 +1,7 @@
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from speckv_model.codec.speckv import FULL_SCALE
 
 from ..types import Dtype
 from .float16 import EXPONENT_BITS, MANTISSA_BITS, is_bf16
@@ -12,11 +13,13 @@ __all__ = ["DequantiserLane"]
 class DequantiserLane(wiring.Component):
     """Turns a quantised byte into a value: RNE(byte * row maximum / 127), exactly, subnormals included.
 
-    `latency` clocks with `advance`, one byte in each of them; all stand still in other clocks. What a row's bytes
-    share comes as late as it is used, so that one delay serves all lanes. Nothing here needs a reset.
+    `latency` clocks with `advance`, one byte in each of them; in other clocks all stands still. What a row's
+    bytes share comes as late as it is used, so that one delay serves all lanes. Nothing here needs a reset:
+    the pipeline does not know which bytes count.
 
-    With base-128 digits, N = a * 128^2 + b * 128 + c, the quotient N / 127 is (N >> 7) + (N >> 14) +
-    (a + b + c) / 127: no division.
+    The division by 127 takes no divider. With base-128 digits, n = a * 128^2 + b * 128 + c, the whole part of
+    n / 127 is (n >> 7) + (n >> 14) + (a + b + c) / 127, and n / 127 is whole where a + b + c is a multiple of
+    127.
 
     Members
     -------
@@ -24,13 +27,13 @@ class DequantiserLane(wiring.Component):
     byte : In(8)
         Two's complement; the magnitude of -128 counts as zero.
     row_room : In(3)
-        1 clock later: how far the row's exponent may go down, 7 at most.
+        1 clock later: by how much the exponent may be below the row's, 7 at most.
     row_mantissa : In(11)
         2 clocks later.
     row_exponent : In(8)
         4 clocks later.
     dtype : In(Dtype)
-        5 and 6 clocks later.
+        5 clocks later.
     o : Out(16)
     """
 
@@ -46,45 +49,65 @@ class DequantiserLane(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        magnitude1 = Signal(7)
-        magnitude2 = Signal(7)
-        room2 = Signal(3)
-        product = Signal(7 + MANTISSA_BITS)
-        quotient4 = Signal(13)
-        digits4 = Signal(9)
-        quarters = Signal(13)
-        inexact = Signal()
-        exponent5 = Signal(EXPONENT_BITS)
-        whole6 = Signal(MANTISSA_BITS)
-        up6 = Signal()
-        exponent6 = Signal(EXPONENT_BITS)
 
         def later(value, clocks):
             return delay(m, value, clocks, enable=self.advance)
 
-        # 2: up to the top of seven bits, as far as the exponent allows
-        zeros = Signal(3)
+        # 1: magnitude
+        magnitude1 = Signal(7)
+        sign = self.byte[7]
+
+        # 2: up to the top of its seven bits, as far as the exponent allows
+        zeros = Signal(range(8))
         room = Signal(3)
-        m.d.comb += zeros.eq(7)
+        magnitude2 = Signal(7)
+        m.d.comb += [zeros.eq(7), room.eq(Mux(zeros < self.row_room, zeros, self.row_room))]
         for place in range(7):
             with m.If(magnitude1[place]):
                 m.d.comb += zeros.eq(6 - place)
-        m.d.comb += room.eq(Mux(zeros < self.row_room, zeros, self.row_room))
 
-        # 4: the quotient of four times the product by 127, up to what its digits' sum adds
-        fourfold = Cat(0, 0, product).as_unsigned() if False else Cat(product[:0], 0, 0, product)
-        digits = fourfold[:7] + fourfold[7:14] + fourfold[14:]
+        # 3 to 5: four times the product, divided by 127
+        product = Signal(7 + MANTISSA_BITS)
+        fourfold = Cat(Const(0, 2), product)
+        quotient4 = Signal(len(fourfold) - 7)
+        digits4 = Signal(9)
+        quarters = Signal.like(quotient4)
+        inexact5 = Signal()
+        exponent5 = Signal(EXPONENT_BITS)
+        multiples = [digits4 >= FULL_SCALE, digits4 >= 2 * FULL_SCALE]
 
-        # 6: rounding, one bit lower if there is no leading one and the exponent can still go down
-        short = Signal()
+        # 6: round to even, one place lower where the leading one is missing and the exponent can go down
         leading = Mux(is_bf16(self.dtype), quarters[9], quarters[12])
-        halves = Mux(short, quarters[:12], quarters[1:])
-        whole = halves[1:]
-        m.d.comb += short.eq(~leading & (exponent5 != 1))
+        short = ~leading & (exponent5 != 1)
+        halves = Mux(short, quarters[:-1], quarters[1:])
+        inexact = inexact5 | (~short & quarters[0])
+        whole6 = Signal(MANTISSA_BITS)
+        up6 = Signal()
+        exponent6 = Signal(EXPONENT_BITS)
 
-        # 7: exponent and mantissa overlap in the leading one
-        zero6 = later(magnitude1 == 0, 5)
-        sign6 = later(self.byte[7], 6)
-        below = Mux(is_bf16(later_dtype(self.dtype)), exponent6 << 7, exponent6 << 10) if False else 0
+        # 7: the exponent's lowest bit and the leading one are in the same place
+        exponent_field = Mux(is_bf16(later(self.dtype, 1)), exponent6 << 7, exponent6 << 10)[:15]
+        bits = (exponent_field + whole6 + up6)[:15]
 
+        with m.If(self.advance):
+            m.d.sync += [
+                magnitude1.eq(Mux(sign, -self.byte, self.byte)),
+
+                magnitude2.eq(magnitude1 << room),
+
+                product.eq(magnitude2 * self.row_mantissa),
+
+                quotient4.eq((fourfold >> 7) + (fourfold >> 14)),
+                digits4.eq(fourfold[:7] + fourfold[7:14] + fourfold[14:]),
+
+                quarters.eq(quotient4 + multiples[0] + multiples[1]),
+                inexact5.eq((digits4 != 0) & (digits4 != FULL_SCALE) & (digits4 != 2 * FULL_SCALE)),
+                exponent5.eq(self.row_exponent - later(room, 3)),
+
+                whole6.eq(halves[1:]),
+                up6.eq(halves[0] & (inexact | halves[1])),
+                exponent6.eq(exponent5 - 1 - short),
+
+                self.o.eq(Cat(Mux(later(magnitude1 == 0, 5), 0, bits), later(sign, 6))),
+            ]
         return m

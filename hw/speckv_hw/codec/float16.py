@@ -1,4 +1,5 @@
-"""The two 16-bit formats of KV values, FP16 and BF16, as combinational expressions. Twin of the model's file."""
+"""The two 16-bit formats of KV values, FP16 and BF16, as combinational expressions. Twin of the model's
+file."""
 
 from amaranth.hdl import Cat, Mux
 
@@ -14,7 +15,8 @@ def is_bf16(dtype):
 
 
 def exponent_mantissa(magnitude, dtype):
-    """Exponent and whole mantissa of 15 magnitude bits; subnormals and zero have exponent 1 and no leading one."""
+    """Exponent and whole mantissa of 15 magnitude bits; subnormals and zero have exponent 1 and no leading
+    one."""
     field = Mux(is_bf16(dtype), magnitude[7:15], magnitude[10:15])
     normal = field.any()
     mantissa = Mux(is_bf16(dtype), Cat(magnitude[:7], normal), Cat(magnitude[:10], normal))

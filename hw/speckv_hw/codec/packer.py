@@ -11,9 +11,9 @@ __all__ = ["Packer"]
 class Packer(wiring.Component):
     """Packs fragments of 16-bit units tightly into chunks, low bits first.
 
-    Latency 3 clocks from the fragment that completes a chunk; one fragment a clock (one clock more where a last
-    fragment ends in a second chunk). A last fragment completes its chunk with zeros, and the next one begins a new
-    chunk. Fragments have at least one unit. Empty on reset.
+    Latency 3 clocks from the fragment that completes a chunk; one fragment a clock (one clock more where a
+    last fragment ends in a second chunk). A last fragment completes its chunk with zeros, and the next one
+    begins a new chunk. Fragments have at least one unit. Empty on reset.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ class Packer(wiring.Component):
         valid1, last1 = Signal(), Signal()
         data1, offset1, end1 = Signal(16 * size), Signal(range(size)), Signal(range(2 * size))
         with m.If(advance):
-            m.d.sync += [valid1.eq(self.i.valid), last1.eq(self.i.payload.last), offset1.eq(offset), end1.eq(end)]
+            m.d.sync += [valid1.eq(self.i.valid), last1.eq(self.i.payload.last)]
+            m.d.sync += [offset1.eq(offset), end1.eq(end)]
             with m.Switch(offset[:2]):
                 for units in range(4):
                     with m.Case(units):

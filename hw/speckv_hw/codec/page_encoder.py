@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.constants import PAGE_LINES
 
 from ..stream import Fifo, transfer
@@ -12,15 +11,15 @@ from .speckv_encoder import SpeckvEncoder
 __all__ = ["PageEncoder"]
 
 _PAGES = 4
-"""Pages that can be in the encoders at once; one whose lines are coming in, one that goes out, and one that waits at
-either end of the pipeline."""
+"""Pages that can be in the encoders at once; one whose lines are coming in, one that goes out, and one that
+waits at either end of the pipeline."""
 
 
 class PageEncoder(wiring.Component):
     """Encodes pages by the codec that each one names; a codec that is not built in means `raw`.
 
-    `lanes` values a clock and one clock between pages; the next page comes in while the one before goes out. Results
-    are in the order of the starts, each after its last stored line. Empty on reset.
+    `lanes` values a clock and one clock between pages; the next page comes in while the one before goes out.
+    Results are in the order of the starts, each after its last stored line. Empty on reset.
 
     Parameters
     ----------

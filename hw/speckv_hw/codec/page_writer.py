@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.constants import PAGE_LINES
 
 from ..stream import transfer
@@ -14,8 +13,8 @@ __all__ = ["PageWriter"]
 class PageWriter(wiring.Component):
     """Numbers the lines of an encoded page: the body from 1 on, then the header as line 0, then the result.
 
-    Latency 0 for lines, one a clock; two clocks for header and result of each page. Lines above 63, which only a
-    page that does not fit has, are dropped.
+    Latency 0 for lines, one a clock; two clocks for header and result of each page. Lines above 63, which
+    only a page that does not fit has, are dropped.
 
     Members
     -------

@@ -1,10 +1,10 @@
 """Payloads between the parts of the codec. Layouts that depend on `lanes` are functions of it.
 
-A *beat* is what the data path moves in a clock: `lanes` 16-bit values, or `lanes` bytes once they are quantised.
+A *beat* is what the data path moves in a clock: `lanes` 16-bit values, or `lanes` bytes once they are
+quantised.
 """
 
 from amaranth.lib import data, enum
-
 from speckv_model.constants import PAGE_ROWS, ROW_BYTES, ROW_VALUES
 
 from ..types import LINE_BITS, Dtype
@@ -12,8 +12,8 @@ from .float16 import EXPONENT_BITS
 
 RECIPROCAL_BITS = 20
 
-__all__ = ["RECIPROCAL_BITS", "PageLine", "RowForm", "RowMaximum", "RowScale", "RowSummary", "PageHeader", "RowTag",
-           "value_beat", "byte_beat", "chunk", "fragment", "row_beats"]
+__all__ = ["RECIPROCAL_BITS", "PageLine", "RowForm", "RowMaximum", "RowScale", "RowSummary", "PageHeader",
+           "RowTag", "value_beat", "byte_beat", "chunk", "fragment", "row_beats"]
 
 
 class PageLine(data.Struct):

@@ -22,8 +22,8 @@ class Quantiser(wiring.Component):
     Members
     -------
     i : In(stream, always ready)
-        `values` as bits, the `scale` of their row, `half` (which half of a raw row's bytes is meant), `last` of
-        the row.
+        `values` as bits, the `scale` of their row, `half` (which half of a raw row's bytes is meant), `last`
+        of the row.
     o : Out(stream, always ready)
         `bytes`, `raw`, `maximum` and `last`.
     """

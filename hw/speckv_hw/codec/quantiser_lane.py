@@ -19,8 +19,9 @@ _LOW_BITS = 2
 class QuantiserLane(wiring.Component):
     """Quantises one value: RNE(127 * value / row maximum), exactly; or lets a byte through.
 
-    `latency` clocks, one value a clock, no back-pressure. What a row's values share comes as late as it is used, so
-    that one delay serves all lanes. Nothing here needs a reset: the pipeline does not know which values count.
+    `latency` clocks, one value a clock, no back-pressure. What a row's values share comes as late as it is
+    used, so that one delay serves all lanes. Nothing here needs a reset: the pipeline does not know which
+    values count.
 
     Members
     -------

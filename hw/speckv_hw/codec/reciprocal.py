@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.codec.speckv import FULL_SCALE
 
 from .float16 import EXPONENT_BITS, MANTISSA_BITS, exponent_mantissa, is_finite
@@ -11,9 +10,9 @@ from .pipeline import delay
 __all__ = ["Reciprocal"]
 
 FRACTION_BITS = 2 * MANTISSA_BITS
-"""So many that a product of a mantissa and the reciprocal errs by less than 2^-11 upwards. The exact quotient of two
-11-bit mantissas is whole or at least 1/2047 away from every whole number; so the 11 top fraction bits of the product
-are zero just where the exact quotient is whole, and its whole part is right."""
+"""So many that a product of a mantissa and the reciprocal errs by less than 2^-11 upwards. The exact quotient
+of two 11-bit mantissas is whole or at least 1/2047 away from every whole number; so the 11 top fraction bits
+of the product are zero just where the exact quotient is whole, and its whole part is right."""
 
 _LEADING = 1 << MANTISSA_BITS - 1
 

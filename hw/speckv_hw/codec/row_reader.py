@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.codec.speckv import INT8, RAW
 from speckv_model.constants import PAGE_ROWS
 
@@ -16,8 +15,8 @@ __all__ = ["RowReader"]
 class RowReader(wiring.Component):
     """Asks for the bytes of a page's 16 rows, beat by beat or pair by pair, as the page's header says.
 
-    Latency 1 clock, one request a clock without a gap between pages. A length code that no encoder writes counts as
-    INT8. Empty on reset.
+    Latency 1 clock, one request a clock without a gap between pages. A length code that no encoder writes
+    counts as INT8. Empty on reset.
 
     Parameters
     ----------

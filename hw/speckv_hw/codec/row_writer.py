@@ -1,7 +1,6 @@
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.codec.speckv import INT8
 from speckv_model.constants import PAGE_ROWS
 
@@ -13,10 +12,11 @@ __all__ = ["RowWriter"]
 
 
 class RowWriter(wiring.Component):
-    """Gives the bodies of a page's rows as fragments, in the form that was chosen for each, and then the header.
+    """Gives the bodies of a page's rows as fragments, in the form that was chosen for each, and then the
+    header.
 
-    One beat a clock for INT8 and raw rows, one pair a clock for the others; order kept. The last fragment of a page
-    is `last`; with it the page's header is offered. Empty on reset.
+    One beat a clock for INT8 and raw rows, one pair a clock for the others; order kept. The last fragment of
+    a page is `last`; with it the page's header is offered. Empty on reset.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.constants import ROW_VALUES
 
 from .payloads import RowForm, RowTag
@@ -9,12 +8,24 @@ from .payloads import RowForm, RowTag
 __all__ = ["RunExpander"]
 
 
+def _times(value, factor):
+    """`factor` times `value` modulo 256 by at most three additions for factors up to 32."""
+    if factor == 1:
+        return value
+    if factor % 2 == 0:
+        return (_times(value, factor // 2) << 1)[:8]
+    if factor % 4 == 1 or factor == 3:
+        return (_times(value, factor - 1) + value)[:8]
+    return (_times(value, factor + 1) - value)[:8]
+
+
 class RunExpander(wiring.Component):
     """Turns pairs into the bytes of a row; bytes of other rows go through.
 
-    A run of equal deltas is a piece of an arithmetic progression, so each clock gives all bytes that a run has in a
-    beat, at any place. Latency 3 clocks, one beat a clock; a beat of several runs takes one clock for each. The last
-    pair of a row lasts to the row's end; pairs that begin beyond it are dropped. Order kept; empty on reset.
+    A run of equal deltas is a piece of an arithmetic progression, so each clock gives all bytes that a run
+    has in a beat, at any place. Latency 3 clocks, one beat a clock; a beat of several runs takes one clock
+    for each. The last pair of a row lasts to the row's end; pairs that begin beyond it are dropped. Order
+    kept; empty on reset.
 
     Parameters
     ----------
@@ -70,7 +81,7 @@ class RunExpander(wiring.Component):
             with m.If(~row_full):
                 m.d.sync += [
                     position.eq(position + step),
-                    continued.eq(Mux(taken, 0, Mux(tag.last, 1, run - room))),
+                    continued.eq(Mux(taken, 0, run - room)),
                 ]
             m.d.sync += row_full.eq((row_full | row_ends) & ~tag.last)
 
@@ -108,7 +119,7 @@ class RunExpander(wiring.Component):
                 advance_by.eq(delta * piece_step),
                 back_by.eq(delta * piece_place),
             ]
-            m.d.sync += [multiple.eq(delta * (n + 1)) for n, multiple in enumerate(multiples)]
+            m.d.sync += [multiple.eq(_times(delta, n + 1)) for n, multiple in enumerate(multiples)]
             m.d.sync += [keep2[n].eq(n < piece_place) for n in range(lanes)]
 
         # 3: the progression through the last byte before the run; earlier bytes of the beat stay

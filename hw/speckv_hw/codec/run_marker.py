@@ -1,7 +1,6 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.codec.speckv import INT8, RAW
 from speckv_model.constants import ROW_VALUES
 
@@ -17,8 +16,8 @@ _GROUP = 8
 class RunMarker(wiring.Component):
     """Marks where runs of equal deltas begin, and decides from their number how the row is kept.
 
-    `latency` clocks from a beat to the marked beat, and 2 more to the summary after a row's last beat; one beat a
-    clock, no back-pressure; idle on reset.
+    `latency` clocks from a beat to the marked beat, and 2 more to the summary after a row's last beat; one
+    beat a clock, no back-pressure; idle on reset.
 
     Parameters
     ----------
@@ -59,7 +58,8 @@ class RunMarker(wiring.Component):
                 first.eq(~more),
             ]
             m.d.sync += [
-                delta.eq(taken.bytes[n] - (taken.bytes[n - 1] if n else before)) for n, delta in enumerate(deltas)
+                delta.eq(byte - earlier)
+                for delta, byte, earlier in zip(deltas, taken.bytes, [before, *taken.bytes])
             ]
 
         # 2: a run begins where the delta changes

@@ -4,7 +4,6 @@ from operator import or_
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.constants import ROW_VALUES
 
 from .payloads import byte_beat, fragment
@@ -15,8 +14,8 @@ __all__ = ["RunSplitter"]
 class RunSplitter(wiring.Component):
     """Turns a row of marked bytes into pairs: the delta of a run and, in the upper byte, its length less one.
 
-    One pair a clock, two clocks more for each beat (a beat without marks takes one) and one for each row. The last
-    pair of a row is `last`. Empty on reset.
+    One pair a clock, two clocks more for each beat (a beat without marks takes one) and one for each row. The
+    last pair of a row is `last`. Empty on reset.
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-
 from speckv_model.constants import ROW_VALUES
 
 from ..stream import Fifo, chain, transfer
@@ -20,21 +19,23 @@ from .widen import Widen
 __all__ = ["SpeckvEncoder"]
 
 _BEATS = 32
-"""Beats that wait for their row's maximum, and as many between quantiser and packer: enough for two rows and the
-pipelines at 32 lanes, and for a raw row at 8."""
+"""Beats that wait for their row's maximum, and as many between quantiser and packer: enough for two rows and
+the pipelines at 32 lanes, and for a raw row at 8."""
 
 
 class SpeckvEncoder(wiring.Component):
     """Encodes pages as `speckv` (``docs/format.md``).
 
-    One beat a clock while rows come out as INT8, successive pages without a gap; a raw row takes two clocks a beat, a
-    row of pairs one clock a pair. Lines of the body come in order, then the header, then the result. Every 64 lines
-    are a page. Empty on reset.
+    One beat a clock while rows come out as INT8, successive pages without a gap; a raw row takes two clocks a
+    beat, a row of pairs one clock a pair. Lines of the body come in order, then the header, then the result.
+    Every 64 lines are a page. Empty on reset.
 
     ::
 
-        lines -> Narrow -+-> buffer ------------> Quantiser -> RunMarker -> buffer -> RowWriter -> Packer -> Widen
-                         +-> maximum, reciprocal -^                                       header -> PageWriter <-+
+        lines -> Narrow -+-> buffer ------------> Quantiser -> RunMarker -> buffer -> RowWriter -> Packer ->
+        Widen
+                         +-> maximum, reciprocal -^                                       header -> PageWriter
+                         <-+
 
     Parameters
     ----------
@@ -92,7 +93,8 @@ class SpeckvEncoder(wiring.Component):
         return m
 
     def _connect(self, m, source, sink):
-        """Connects streams without back-pressure; the FIFOs at their ends have room whenever the row buffers have."""
+        """Connects streams without back-pressure; the FIFOs at their ends have room whenever the row buffers
+        have."""
         m.d.comb += [sink.valid.eq(source.valid), sink.payload.eq(source.payload)]
 
     def _take_lines(self, m, values, maximum):
@@ -118,7 +120,8 @@ class SpeckvEncoder(wiring.Component):
             m.d.sync += place.eq(place + 1)
 
     def _issue(self, m, values, scales, quantiser, beats):
-        """Sends beats into the quantiser, as many as `beats` has room for at its end; of raw rows each beat twice."""
+        """Sends beats into the quantiser, as many as `beats` has room for at its end; of raw rows each beat
+        twice."""
         room = Signal(range(_BEATS + 1), init=_BEATS)
         half = Signal()
         issue = Signal()

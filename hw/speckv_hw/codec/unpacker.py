@@ -11,8 +11,8 @@ __all__ = ["Unpacker"]
 class Unpacker(wiring.Component):
     """Cuts a page's tightly packed body into the fragments that are asked for, low bits first.
 
-    Latency 3 clocks, one fragment a clock; order kept. Chunks up to the page's last one are used up whether they are
-    asked for or not; what is asked for beyond them is zero. Empty on reset.
+    Latency 3 clocks, one fragment a clock; order kept. Chunks up to the page's last one are used up whether
+    they are asked for or not; what is asked for beyond them is zero. Empty on reset.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ class Unpacker(wiring.Component):
     i : In(stream(chunk(16 * halfwords)))
         The `last` one ends the page's body.
     requests : In(stream)
-        `count` (from 1 to `halfwords`), `tag`, `last` of the page and `body`: whether the page has any chunks.
+        `count` (from 1 to `halfwords`), `tag`, `last` of the page and `body`: whether the page has any
+        chunks.
     o : Out(stream)
         `data`, of which units from the count on are meaningless, and `tag`.
     """
@@ -61,7 +62,8 @@ class Unpacker(wiring.Component):
         surplus = Signal()
         end = offset + request.count
         used_up = ended | ~request.body
-        take = ((offset == 0) | (end > size)) & ~used_up
+        needed = (offset == 0) | (end > size)
+        take = needed & ~used_up
         incoming = Mux(used_up, 0, self.i.payload.data)
         with m.If(surplus):
             m.d.comb += self.i.ready.eq(1)
@@ -79,7 +81,7 @@ class Unpacker(wiring.Component):
                 ended.eq(all_taken & ~request.last),
                 surplus.eq(~all_taken & request.last),
             ]
-            with m.If(take | used_up):
+            with m.If(needed):
                 m.d.sync += held.eq(incoming)
 
         # 1: bring the units together; 2 and 3: rotate the first one to the front

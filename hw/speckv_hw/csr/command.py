@@ -6,7 +6,7 @@ from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Dtype, Status
 
 
 class Command(data.Struct):
-    """A command as the host wrote it: `opcode` and `codec` may be values that `Opcode` and `Codec` do not have."""
+    """A command as the host wrote it: `opcode` and `codec` may have values that mean nothing."""
     opcode: 8
     context: CONTEXT_WIDTH
     tag: 16

@@ -1,17 +1,17 @@
 """Executes the commands of the queue in MMIO space."""
 
-from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Module, Signal, Value
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from speckv_model.constants import PAGE_BITS
 
 from speckv_hw.csr.command import Command, Completion
+from speckv_hw.csr.command_check import CommandCheck
 from speckv_hw.csr.page_op import PageOp, PageOpDone, PageOpKind
 from speckv_hw.stream import transfer
 from speckv_hw.table.context import ContextOp, ContextOpKind, ContextRecord, ContextReply
 from speckv_hw.types import (
     PAGE_WIDTH,
-    Codec,
     ErrorKind,
     ErrorRecord,
     Opcode,
@@ -34,21 +34,6 @@ NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_
               "descriptor_base")
 """Fields of a command that become those of its context's record."""
 UNSUPPORTED = (Opcode.PIN, Opcode.UNPIN, Opcode.LOAD_DESCRIPTOR)
-
-
-class _Wrong(data.Struct):
-    """What is wrong with a command."""
-    codec: 1
-    """Not built in."""
-    empty: 1
-    granule: 1
-    """Does not begin and end on a granule."""
-    window: 1
-    """Leaves the window."""
-    context: 1
-    """Leaves its context."""
-    geometry: 1
-    """Fields too wide."""
 
 
 class CommandEngine(wiring.Component):
@@ -105,8 +90,11 @@ class CommandEngine(wiring.Component):
         at = Signal(PAGE_WIDTH)
         left = Signal(PAGE_WIDTH + 1)
         asked = Signal()
-        wrong = self._wrong(m, record)
+        m.submodules.check = check = CommandCheck(self._config)
+        wrong = check.faults
         m.d.comb += [
+            check.command.eq(command),
+            check.record.eq(record),
             self.completion.payload.status.eq(status),
             self.manage.payload.context.eq(command.context),
             self.manage.payload.slot.eq(at),
@@ -197,7 +185,7 @@ class CommandEngine(wiring.Component):
                 m.d.comb += self.manage.payload.kind.eq(ContextOpKind.GET_SLOT)
                 with m.If(answered(self.manage, self.managed)):
                     step()
-                    with m.If(self.managed.payload.owned):
+                    with m.If(self.managed.payload.valid):
                         end(Status.OVERLAP)
                     with m.Elif(left == 1):
                         m.next = "CLEAR"
@@ -209,7 +197,7 @@ class CommandEngine(wiring.Component):
             with m.State("CLAIM"):
                 m.d.comb += [
                     self.manage.payload.kind.eq(ContextOpKind.PUT_SLOT),
-                    self.manage.payload.owned.eq(1),
+                    self.manage.payload.valid.eq(1),
                 ]
                 with m.If(answered(self.manage, self.managed)):
                     step()
@@ -257,21 +245,3 @@ class CommandEngine(wiring.Component):
     def _fill(self, m, record):
         """Makes the record of a new context from the command."""
         m.d.sync += [Value.cast(record[name]).eq(self.command.payload[name]) for name in NEW_RECORD]
-
-    def _wrong(self, m, record):
-        """What is wrong with the command, one clock after `record` is there."""
-        command = self.command.payload
-        built_in = [codec for codec in Codec if self._config.has_codec(codec.value)]
-        end = command.first_page + command.pages
-        wrong = Signal(_Wrong)
-        m.d.sync += [
-            wrong.codec.eq(~Cat(command.codec == codec.value for codec in built_in).any()),
-            wrong.empty.eq(command.pages == 0),
-            wrong.granule.eq((command.first_page | command.pages) % self._config.granule_pages != 0),
-            wrong.window.eq(end > self._config.window_pages),
-            wrong.context.eq((command.first_page < record.first_page)
-                             | (end > record.first_page + record.pages)),
-            wrong.geometry.eq((command.index_bits + command.head_bits + command.layer_bits + 1 > PAGE_WIDTH)
-                              | (command.pages >> command.index_bits == 0)),
-        ]
-        return wrong

@@ -8,7 +8,7 @@ from speckv_hw.cache.messages import CacheOp, CacheRequest, PrefetchProposal, Re
 from speckv_hw.config import DeviceConfig
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
-from speckv_hw.table.context import context_lookup, context_result
+from speckv_hw.table.context import lookup_layout, result_layout
 from speckv_hw.types import (LINE_BITS, DevLoad, DrsOpcode, ErrorKind, ErrorRecord, MetaField, MetaValue,
                              NdrOpcode, RwdOpcode, StreamInfo)
 
@@ -103,8 +103,8 @@ class Endpoint(wiring.Component):
             "s2m_drs": Out(stream.Signature(Drs)),
             "hdm_base": In(52),
             "enable": In(1),
-            "lookup": Out(stream.Signature(context_lookup(Access))),
-            "result": In(stream.Signature(context_result(Access))),
+            "lookup": Out(stream.Signature(lookup_layout(Access))),
+            "result": In(stream.Signature(result_layout(Access))),
             "command": In(stream.Signature(CacheRequest)),
             "request": Out(stream.Signature(CacheRequest)),
             "read_response": In(stream.Signature(ReadResponse)),
@@ -128,11 +128,11 @@ class Endpoint(wiring.Component):
             for name, port in zip(("req_error", "rwd_error", "outside_error"), errors.inputs)]
 
         self._build_answers(m)
-        m.submodules.accesses = accesses = Arbiter(context_lookup(Access), 3)
+        m.submodules.accesses = accesses = Arbiter(lookup_layout(Access), 3)
         self._take_reqs(m, accesses.i0)
         self._take_rwds(m, accesses.i1)
         self._take_commands(m, accesses.i2)
-        m.submodules.access_stage = access_stage = Stage(context_lookup(Access))
+        m.submodules.access_stage = access_stage = Stage(lookup_layout(Access))
         chain(m, accesses, access_stage, self.lookup)
         self._route(m)
         return m

@@ -48,7 +48,7 @@ class MemoryPort(wiring.Component):
     axi : Out(Axi4Signature)
     """
 
-    def __init__(self, config, readers, writers, read_depth=16):
+    def __init__(self, config, readers=2, writers=2, read_depth=(512, 16)):
         if not isinstance(readers, int) or not 1 <= readers <= 16:
             raise ValueError(f"readers must be from 1 to 16, not {readers!r}")
         depths = (read_depth,) * readers if isinstance(read_depth, int) else tuple(read_depth)

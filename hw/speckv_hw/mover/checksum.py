@@ -1,17 +1,32 @@
 """CRC-32 of stored pages, a line a clock."""
 
-from amaranth.hdl import Module
-from amaranth.lib import crc, wiring
-from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
+import zlib
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.types import LINE_BITS
 
 __all__ = ["Checksum"]
 
+CRC_BITS = 32
+_ONES = 2**CRC_BITS - 1
+
+
+def _advance(register, line):
+    """The CRC register after a line. Linear in both, so that its bits are XORs of theirs."""
+    return zlib.crc32(line.to_bytes(LINE_BITS // 8, "little"), register ^ _ONES) ^ _ONES
+
+
+def _taps():
+    """For each bit of the register, the bits of (register, line) that it is the XOR of after a line."""
+    images = [_advance(1 << bit, 0) for bit in range(CRC_BITS)] + [_advance(0, 1 << bit) for bit in range(LINE_BITS)]
+    return [[number for number, image in enumerate(images) if image >> bit & 1] for bit in range(CRC_BITS)]
+
 
 class Checksum(wiring.Component):
-    """CRC-32 (that of zlib) over a run of 64-byte lines.
+    """CRC-32 (that of zlib: polynomial 0x04C11DB7, reflected, all ones before and after) over a run of lines.
 
     Takes a line each clock in which `valid` is high; `crc` includes it from the next clock on. `start` begins a new run
     in the same clock as its first line, or before it.
@@ -30,16 +45,20 @@ class Checksum(wiring.Component):
             "start": In(1),
             "valid": In(1),
             "line": In(LINE_BITS),
-            "crc": Out(32),
+            "crc": Out(CRC_BITS),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.processor = processor = crc.Parameters(CRC32_ISO_HDLC, data_width=LINE_BITS).create()
+        register = Signal(CRC_BITS, init=_ONES)
+        current = Signal(CRC_BITS)
+        inputs = Cat(current, self.line)
         m.d.comb += [
-            processor.start.eq(self.start),
-            processor.valid.eq(self.valid),
-            processor.data.eq(self.line),
-            self.crc.eq(processor.crc),
+            current.eq(Mux(self.start, _ONES, register)),
+            self.crc.eq(~register),
         ]
+        with m.If(self.valid):
+            m.d.sync += register.eq(Cat(Cat(inputs[number] for number in taps).xor() for taps in _taps()))
+        with m.Else():
+            m.d.sync += register.eq(current)
         return m

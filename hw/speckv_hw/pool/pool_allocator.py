@@ -47,8 +47,8 @@ class PoolAllocator(wiring.Component):
         Sectors that are free.
     """
 
-    answer_clocks = 22
-    busy_clocks = 33
+    answer_clocks = 12 + RunFinder.latency
+    busy_clocks = answer_clocks + RunFinder.latency + 1
 
     def __init__(self, config):
         self._config = config

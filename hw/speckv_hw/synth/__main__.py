@@ -11,7 +11,8 @@ from rich.table import Table
 
 from speckv_hw.config import DeviceConfig
 from speckv_hw.generate import parse_changes, verilog_of
-from speckv_hw.synth import blocks, flow
+from speckv_hw.synth import flow
+from speckv_hw.synth.blocks import BLOCKS
 
 CONSOLE = Console()
 
@@ -22,7 +23,7 @@ def measure(block, config, directory, *, with_route=True, timeout=1800):
     Parameters
     ----------
     block : str
-        One of `blocks.BLOCKS`.
+        One of `BLOCKS`.
     config : DeviceConfig
     directory : Path
         Verilog, netlist, logs and result go to a directory of the block's name in it.
@@ -44,7 +45,7 @@ def measure(block, config, directory, *, with_route=True, timeout=1800):
     begin = time.monotonic()
     with CONSOLE.status(f"{block}: Verilog"):
         try:
-            verilog = verilog_of(config, blocks.component_of(block, config))
+            verilog = verilog_of(config, BLOCKS[block](config))
         except Exception as error:  # A block that cannot be built must not hide the others' results.
             return result | {"status": f"build: {type(error).__name__}: {error}", "seconds": 0}
     key = hashlib.sha256(json.dumps([flow.recipe(verilog), with_route]).encode()).hexdigest()
@@ -91,14 +92,14 @@ def _table(results, config_name):
 def main(names, preset, assignments, no_route, timeout, output):
     """Area (Yosys) and routed clock (nextpnr) of BLOCKs on ECP5; by default of all, then of the device."""
     for name in names:
-        if name not in blocks.BLOCKS:
-            raise click.BadParameter(f"block must be one of {', '.join(blocks.BLOCKS)}, not {name!r}")
+        if name not in BLOCKS:
+            raise click.BadParameter(f"block must be one of {', '.join(BLOCKS)}, not {name!r}")
     try:
         config = DeviceConfig.preset(preset, **parse_changes(assignments))
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
     results = {}
-    for block in names or blocks.BLOCKS:
+    for block in names or BLOCKS:
         results[block] = result = measure(block, config, output / "synth",
                                           with_route=not no_route, timeout=timeout)
         CONSOLE.print(f"{block}: {result['status']}, {result['lut4']} LUT4, {result['mhz']} MHz, "

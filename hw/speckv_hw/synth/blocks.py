@@ -1,32 +1,49 @@
 """The blocks that are synthesised each on their own, and the whole device."""
 
-import importlib
+from speckv_hw.cache.page_cache import PageCache
+from speckv_hw.codec.page_decoder import PageDecoder
+from speckv_hw.codec.page_encoder import PageEncoder
+from speckv_hw.codec.raw_decoder import RawDecoder
+from speckv_hw.codec.raw_encoder import RawEncoder
+from speckv_hw.codec.speckv_decoder import SpeckvDecoder
+from speckv_hw.codec.speckv_encoder import SpeckvEncoder
+from speckv_hw.csr.command_engine import CommandEngine
+from speckv_hw.csr.csr import Csr
+from speckv_hw.cxl.endpoint import Access, Endpoint
+from speckv_hw.mem.memory_port import MemoryPort
+from speckv_hw.mover.fetcher import Fetcher
+from speckv_hw.mover.opener import Opener
+from speckv_hw.mover.sealer import Sealer
+from speckv_hw.pool.pool_allocator import PoolAllocator
+from speckv_hw.prefetch.prefetcher import Prefetcher
+from speckv_hw.table.context_table import ContextTable
+from speckv_hw.table.page_table import PageTable
+from speckv_hw.top import Device
 
-__all__ = ["BLOCKS", "component_of"]
+__all__ = ["BLOCKS"]
 
 BLOCKS = {
-    "endpoint": "cxl.endpoint:Endpoint",
-    "csr": "csr.csr:Csr",
-    "command_engine": "csr.command_engine:CommandEngine",
-    "page_cache": "cache.page_cache:PageCache",
-    "prefetcher": "prefetch.prefetcher:Prefetcher",
-    "fetcher": "mover.fetcher:Fetcher",
-    "opener": "mover.opener:Opener",
-    "sealer": "mover.sealer:Sealer",
-    "encoder": "codec.encoder:Encoder",
-    "decoder": "codec.decoder:Decoder",
-    "context_table": "table.context_table:ContextTable",
-    "page_table": "table.page_table:PageTable",
-    "pool_allocator": "pool.pool_allocator:PoolAllocator",
-    "memory_port": "mem.memory_port:MemoryPort",
-    "device": "top:Device",
+    "endpoint": Endpoint,
+    "context_table": lambda config: ContextTable(config, Access),
+    "csr": lambda config: Csr(config, records=6),
+    "command_engine": CommandEngine,
+    "page_cache": PageCache,
+    "prefetcher": Prefetcher,
+    "fetcher": Fetcher,
+    "opener": Opener,
+    "sealer": Sealer,
+    "raw_encoder": RawEncoder,
+    "raw_decoder": RawDecoder,
+    "speckv_encoder": SpeckvEncoder,
+    "speckv_decoder": SpeckvDecoder,
+    "page_encoder": PageEncoder,
+    "page_decoder": PageDecoder,
+    "page_table": lambda config: PageTable(config, clients=4),
+    "pool_allocator": PoolAllocator,
+    "memory_port": MemoryPort,
+    "device": Device,
 }
-"""Where the component of each block is: module below `speckv_hw`, and class. Each takes a `DeviceConfig`."""
+"""Makes the component of each block from a `DeviceConfig`, with the parameters that it has in `Device`.
 
-
-def component_of(block, config):
-    """The component of `block` for `config`. Raises `ValueError` for a name that `BLOCKS` does not have."""
-    if block not in BLOCKS:
-        raise ValueError(f"block must be one of {', '.join(BLOCKS)}, not {block!r}")
-    module, _, name = BLOCKS[block].partition(":")
-    return getattr(importlib.import_module(f"speckv_hw.{module}"), name)(config)
+`page_encoder` and `page_decoder` hold all codecs of the configuration; `fetcher` and `sealer` hold those.
+"""

@@ -1,17 +1,18 @@
-"""What the device knows of a context, and how the command engine reads and changes it."""
+"""Payloads of the context table."""
 
 from amaranth.lib import data, enum
 
 from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Codec, Dtype, StreamInfo
 
-WINDOW_SLOT_WIDTH = 16
-"""Window slot (granule) number."""
+SLOT_WIDTH = 16
+"""Window slot: a granule of the window."""
+LD_ID_WIDTH = 4
 
 
 class ContextRecord(data.Struct):
-    """A context: a range of window pages with an owner and a geometry."""
+    """A range of the window with an owner and a geometry. Lengths are in window pages, widths in bits."""
     valid: 1
-    ld_id: 4
+    ld_id: LD_ID_WIDTH
     first_page: PAGE_WIDTH
     pages: PAGE_WIDTH + 1
     index_bits: 5
@@ -21,38 +22,43 @@ class ContextRecord(data.Struct):
     codec: Codec
     descriptor_base: 16
 
+    def stream_info(self, context):
+        """Fields of the `StreamInfo` of a page of this context, which has number `context`."""
+        return {"context": context, "codec": self.codec, "dtype": self.dtype}
+
+
+def lookup_layout(sideband):
+    """Who asks for which page; `sideband` comes back with the result."""
+    return data.StructLayout({"page": PAGE_WIDTH, "ld_id": LD_ID_WIDTH, "sideband": sideband})
+
+
+def result_layout(sideband):
+    """`stream` is zero where there is no hit."""
+    return data.StructLayout({"hit": 1, "page": PAGE_WIDTH, "stream": StreamInfo, "sideband": sideband})
+
 
 class ContextOpKind(enum.Enum, shape=2):
     GET = 0
-    """Read the record of `context`."""
+    """The reply has the record of `context`."""
     PUT = 1
-    """Replace the record of `context` by `record`."""
+    """Makes `record` that of `context`."""
     GET_SLOT = 2
-    """Read which context owns window slot `slot`."""
+    """The reply has what window slot `slot` names."""
     PUT_SLOT = 3
-    """Give window slot `slot` to `context`, or to nobody where `owned` is 0."""
+    """Makes `slot` name `context`, or nothing if not `valid`."""
 
 
 class ContextOp(data.Struct):
     kind: ContextOpKind
     context: CONTEXT_WIDTH
-    slot: WINDOW_SLOT_WIDTH
-    owned: 1
     record: ContextRecord
+    slot: SLOT_WIDTH
+    valid: 1
 
 
 class ContextReply(data.Struct):
-    """Answer to any `ContextOp`, in order; the fields that the op does not ask for are undefined."""
     record: ContextRecord
-    owned: 1
+    """GET: the record. Otherwise undefined."""
+    valid: 1
+    """GET_SLOT: the slot names `context`. Otherwise undefined."""
     context: CONTEXT_WIDTH
-
-
-def context_lookup(sideband):
-    """Payload of a lookup: a window page, who asks, and what travels along."""
-    return data.StructLayout({"page": PAGE_WIDTH, "ld_id": 4, "sideband": sideband})
-
-
-def context_result(sideband):
-    """Payload of a lookup's result; `stream` counts only where `hit` is set."""
-    return data.StructLayout({"hit": 1, "page": PAGE_WIDTH, "stream": StreamInfo, "sideband": sideband})

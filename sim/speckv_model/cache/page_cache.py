@@ -46,7 +46,10 @@ class PageCache:
     # Requests of the host
 
     def read(self, page, stream, lines):
-        """Reads `lines` (int array, n) of window `page`: (data uint8 (n, 64), poison: bool (n,) or False for all)."""
+        """Reads `lines` (int array, n) of window `page`.
+
+        Returns the data, uint8 (n, 64), and which of it is poison, bool (n,) or False where none is.
+        """
         slot = self._access(page, stream)
         self._counters.add("CACHE_HITS", len(lines) - 1)
         data = slot.data[lines]
@@ -59,7 +62,7 @@ class PageCache:
     def write(self, page, stream, lines, data, byte_enable):
         """Writes `lines` (int array, n) of window `page` in order.
 
-        `data`: uint8, (n, 64); `byte_enable`: uint64, (n,), bit i enables byte i of the line, at least one in each.
+        `data`: uint8, (n, 64); `byte_enable`: uint64, (n,), bit i enables byte i of the line; none is zero.
         """
         start = 0
         while start < len(lines):
@@ -109,7 +112,10 @@ class PageCache:
             self._vacate(slot)
 
     def prefetch(self, page, stream):
-        """Fetches the page if it is not here and that displaces nothing that is needed. Returns whether it is here."""
+        """Fetches the page if it is not here and that displaces nothing that is needed.
+
+        Returns whether it is here.
+        """
         if self._slots.find(page) is not None:
             return True
         slot = self._slots.spare(page)
@@ -155,7 +161,10 @@ class PageCache:
     # Writes
 
     def _open(self, slot):
-        """Makes the page in `slot` OPEN if it is not. Returns the kind of error where that is refused, else None."""
+        """Makes the page in `slot` OPEN if it is not.
+
+        Returns the kind of error where that is refused, else None.
+        """
         if slot.state == PageState.OPEN:
             return None
         if slot.state == PageState.POISONED:
@@ -169,7 +178,7 @@ class PageCache:
         return ErrorKind.NO_ROOM if done.refused else ErrorKind.WRITE_POISONED
 
     def _until_sealed(self, slot, lines):
-        """How many writes of `lines` the page takes before it must be sealed: those up to its 64th distinct line."""
+        """How many writes of `lines` the page takes: those up to the one that seals it."""
         left = PAGE_LINES - slot.count
         if len(lines) < left:
             return len(lines)
@@ -178,12 +187,13 @@ class PageCache:
         return int(first[left - 1]) + 1 if len(first) >= left else len(lines)
 
     def _store(self, slot, lines, data, byte_enable):
-        """Writes lines, in order, into the OPEN page in `slot`; a line that is written as a whole is poison no more."""
+        """Writes lines, in order, into an OPEN page; a line that is written as a whole is poison no more."""
         whole = byte_enable == ALL_BYTES
         if whole.all():
             slot.data[lines] = data
         else:
-            enable = np.unpackbits(byte_enable.view(np.uint8).reshape(-1, 8), axis=1, bitorder="little").view(bool)
+            enable = np.unpackbits(byte_enable.view(np.uint8), bitorder="little").reshape(-1, LINE_BYTES)
+            enable = enable.view(bool)
             for line, values, enabled in zip(lines, data, enable):
                 np.copyto(slot.data[line], values, where=enabled)
         if slot.any_poison:

@@ -6,7 +6,7 @@ from ..constants import LINE_BYTES, PAGE_LINES, PageState
 
 
 def set_of(config, page):
-    """Set of a window page: its bits folded by XOR, so that the same index in many streams spreads over the sets."""
+    """Set of a window page: its bits folded by XOR, so that one index in many streams spreads over sets."""
     bits = (config.cache_sets - 1).bit_length()
     folded = 0
     while page and bits:
@@ -51,7 +51,7 @@ class Slot:
         self.set_poison(done.poison)
 
     def open(self):
-        """Begins to count written lines anew; an EMPTY page has none that hold content, a SEALED one has all."""
+        """Counts written lines anew; of an EMPTY page no others hold content, of a SEALED one all do."""
         self.base = self.state == PageState.SEALED
         self.state = PageState.OPEN
         self.written[:] = False
@@ -71,9 +71,9 @@ class Slot:
 class SlotTable:
     """Slots by set and way, the slot of each page in the cache, and the choice of victims.
 
-    A victim is an invalid way, else the first clean one from the set's turn on (cyclic), else the way at the turn,
-    which is OPEN; a prefetch never gets an OPEN page or one that was prefetched and is yet unused. The turn moves on
-    to the way after the one that was taken.
+    A victim is an invalid way, else the first clean one from the set's turn on (cyclic), else the way at the
+    turn, which is OPEN; a prefetch never gets an OPEN page or one that was prefetched and is yet unused. The
+    turn moves on to the way after the one that was taken.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ class SlotTable:
 
     def __init__(self, config):
         self._config = config
-        self._sets = [[Slot(set, way) for way in range(config.cache_ways)] for set in range(config.cache_sets)]
+        ways = range(config.cache_ways)
+        self._sets = [[Slot(set, way) for way in ways] for set in range(config.cache_sets)]
         self._turns = [0] * config.cache_sets
         self._by_page = {}
 

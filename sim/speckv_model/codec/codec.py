@@ -34,7 +34,8 @@ def encode_pages(codec, dtype, pages):
     """
     pages = np.asarray(pages)
     if pages.dtype != np.uint8 or pages.ndim != 2 or pages.shape[1] != PAGE_BYTES:
-        raise ValueError(f"pages must be a uint8 array of shape (n, {PAGE_BYTES}), not {pages.dtype} {pages.shape}")
+        raise ValueError(f"pages must be a uint8 array of shape (n, {PAGE_BYTES}), "
+                         f"not {pages.dtype} {pages.shape}")
     values = np.ascontiguousarray(pages).view("<u2").reshape(len(pages), PAGE_ROWS, ROW_VALUES)
     return _module(codec).encode_pages(values, Dtype(dtype))
 
@@ -71,7 +72,8 @@ def decode_pages(codec, dtype, stored, lines=None):
 
 
 def encode(codec, dtype, page):
-    """Encodes one page. uint8 (4096,) to uint8 (lines * 64,), or None if it does not fit; raises as `encode_pages`."""
+    """Encodes one page. uint8 (4096,) to uint8 (lines * 64,), or None if it does not fit; raises as
+    `encode_pages`."""
     stored, lines, fits = encode_pages(codec, dtype, np.asarray(page)[None])
     return stored[0, :lines[0]].reshape(-1) if fits[0] else None
 

@@ -19,10 +19,11 @@ def max_finite(dtype):
 
 
 def exponent_mantissa(values, dtype):
-    """Exponent and whole mantissa of `values`, whose magnitude is ``mantissa * 2**(exponent + a constant of dtype)``.
+    """Exponent and whole mantissa of `values`, whose magnitude is ``mantissa * 2**(exponent + a constant of
+    dtype)``.
 
-    Subnormals and zero have exponent 1 and no leading one in the mantissa; the sign is ignored; an exponent of all
-    ones counts as an ordinary number.
+    Subnormals and zero have exponent 1 and no leading one in the mantissa; the sign is ignored; an exponent
+    of all ones counts as an ordinary number.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
-"""The `speckv` page format: per row a maximum, INT8 values, and run-length pairs of their deltas where those are shorter.
+"""The `speckv` page format: per row a maximum, INT8 values, and run-length pairs of their deltas where those
+are shorter.
 
-Algorithm 2 of the paper (arXiv 2512.11920) in exact integer arithmetic; bit by bit in ``docs/format.md``. Storing the
-maximum itself, and not a rounded scale, makes the format free of drift: encoding a decoded page again gives the same
-stored bytes.
+Algorithm 2 of the paper (arXiv 2512.11920) in exact integer arithmetic; bit by bit in ``docs/format.md``.
+Storing the maximum itself, and not a rounded scale, makes the format free of drift: encoding a decoded page
+again gives the same stored bytes.
 """
 
 import numpy as np
@@ -50,8 +51,8 @@ def quantise(rows, maxima, dtype):
 def dequantise(quantised, maxima, dtype):
     """``RNE(q * m / 127)`` in `dtype`, subnormals included.
 
-    The magnitude of -128, which no encoder writes, counts as zero; a maximum with an exponent of all ones, which no
-    encoder writes either, counts as an ordinary number.
+    The magnitude of -128, which no encoder writes, counts as zero; a maximum with an exponent of all ones,
+    which no encoder writes either, counts as an ordinary number.
 
     Parameters
     ----------
@@ -69,8 +70,8 @@ def dequantise(quantised, maxima, dtype):
     exponent, mantissa = (part[..., None] for part in exponent_mantissa(maxima & 0x7FFF, dtype))
     quantised = quantised.astype(np.int32)
     magnitude = np.where(quantised & 0x80, -quantised, quantised) & 0x7F
-    # Move the quantised value up as far as its seven bits or the exponent allow; at exponent 1 the result has the
-    # spacing of subnormals and needs no leading one.
+    # Move the quantised value up as far as its seven bits or the exponent allow; at exponent 1 the result has
+    # the spacing of subnormals and needs no leading one.
     room = np.minimum(_LEADING_ZEROS[magnitude], exponent - 1)
     exponent = exponent - room
     quarters, remainder = np.divmod(4 * (magnitude << room) * mantissa, FULL_SCALE)
@@ -187,14 +188,16 @@ _MOST_BYTES = LINE_BYTES + PAGE_BYTES
 
 
 def _layout(codes):
-    """First byte of every row body in the stored page and the byte after its last. (n, 16) to twice int64 (n, 16)."""
+    """First byte of every row body in the stored page and the byte after its last. (n, 16) to twice int64 (n,
+    16)."""
     lengths = np.select([codes < INT8, codes == INT8], [2 * codes.astype(np.int64), ROW_VALUES], ROW_BYTES)
     ends = LINE_BYTES + np.cumsum(lengths, axis=1)
     return ends - lengths, ends
 
 
 def _pairs(steps, starts):
-    """Pairs (delta, run length - 1) of rows that have at most 63 runs. uint8 and bool (n, 128) to uint8 (n, 126)."""
+    """Pairs (delta, run length - 1) of rows that have at most 63 runs. uint8 and bool (n, 128) to uint8 (n,
+    126)."""
     row, place = np.nonzero(starts)
     flat = row * ROW_VALUES + place
     lengths = np.diff(flat, append=starts.size)
@@ -206,8 +209,8 @@ def _pairs(steps, starts):
 
 
 def _expand(bodies, counts):
-    """Undoes `_pairs` and the deltas: the last of `counts` pairs lasts to the end of the row, surplus pairs are
-    ignored, the top bit of a count byte too. uint8 (n, 126), (n,) to uint8 (n, 128)."""
+    """Undoes `_pairs` and the deltas: the last of `counts` pairs lasts to the end of the row, surplus pairs
+    are ignored, the top bit of a count byte too. uint8 (n, 126), (n,) to uint8 (n, 128)."""
     pairs = bodies.reshape(len(bodies), INT8 - 1, 2)
     ends = np.cumsum((pairs[..., 1] & 0x7F).astype(np.int64) + 1, axis=1)
     ends[np.arange(INT8 - 1) >= counts[:, None] - 1] = ROW_VALUES

@@ -43,7 +43,8 @@ COMMANDS = {
     Opcode.NOP: "Nothing.",
     Opcode.CREATE: "Makes a context of `pages` pages from `first_page` on, all EMPTY. The range begins and "
                    "ends on a granule (window pages / window slots) and belongs to no other context; "
-                   "`index_bits` + `head_bits` + `layer_bits` + 1 is at most 28, 2^`index_bits` at most `pages`.",
+                   "`index_bits` + `head_bits` + `layer_bits` + 1 is at most 28 and 2^`index_bits` at most "
+                   "`pages`.",
     Opcode.DESTROY: "Ends a context and frees all its pages. No address reaches it any more.",
     Opcode.SEAL: "Seals those pages of the range that are OPEN.",
     Opcode.FREE: "Frees the pages of the range: they become EMPTY.",

@@ -4,8 +4,17 @@ from enum import IntEnum
 
 import numpy as np
 
-from ..constants import (LINE_BYTES, PAGE_BITS, PAGE_LINES, DrsOpcode, ErrorKind, MetaField, NdrOpcode, ReqOpcode,
-                         RwdOpcode)
+from ..constants import (
+    LINE_BYTES,
+    PAGE_BITS,
+    PAGE_LINES,
+    DrsOpcode,
+    ErrorKind,
+    MetaField,
+    NdrOpcode,
+    ReqOpcode,
+    RwdOpcode,
+)
 from ..mover.messages import StreamInfo
 from .messages import RESPONSE, Channel, Expect, completion, expected
 
@@ -38,21 +47,28 @@ KINDS[Channel.RWD, [RwdOpcode.MEM_WR, RwdOpcode.MEM_WR_PTL]] = Access.WRITE
 
 OUTSIDE = np.arange(len(Access), dtype=np.uint8)
 """`Access` of a request whose address is in no context of the asker's."""
-OUTSIDE[[Access.READ, Access.WRITE, Access.HINT]] = Access.OUTSIDE_READ, Access.OUTSIDE_WRITE, Access.OUTSIDE_HINT
+OUTSIDE[Access.READ] = Access.OUTSIDE_READ
+OUTSIDE[Access.WRITE] = Access.OUTSIDE_WRITE
+OUTSIDE[Access.HINT] = Access.OUTSIDE_HINT
 
-EVENTS = {(Channel.REQ, ReqOpcode.MEM_RD): "REQ_READS", (Channel.REQ, ReqOpcode.MEM_RD_DATA): "REQ_READS",
-          (Channel.RWD, RwdOpcode.MEM_WR): "REQ_WRITES", (Channel.RWD, RwdOpcode.MEM_WR_PTL): "REQ_PARTIAL_WRITES",
-          (Channel.REQ, ReqOpcode.MEM_SPEC_RD): "REQ_HINTS", (Channel.REQ, ReqOpcode.MEM_INV): "REQ_INVALIDATES",
-          (Channel.REQ, ReqOpcode.MEM_INV_NT): "REQ_INVALIDATES"}
+EVENTS = {
+    (Channel.REQ, ReqOpcode.MEM_RD): "REQ_READS",
+    (Channel.REQ, ReqOpcode.MEM_RD_DATA): "REQ_READS",
+    (Channel.REQ, ReqOpcode.MEM_SPEC_RD): "REQ_HINTS",
+    (Channel.REQ, ReqOpcode.MEM_INV): "REQ_INVALIDATES",
+    (Channel.REQ, ReqOpcode.MEM_INV_NT): "REQ_INVALIDATES",
+    (Channel.RWD, RwdOpcode.MEM_WR): "REQ_WRITES",
+    (Channel.RWD, RwdOpcode.MEM_WR_PTL): "REQ_PARTIAL_WRITES",
+}
 """Counter of a channel's opcode; REQ_OTHER for all others."""
 
 
 class Endpoint:
     """Turns batches of requests into accesses of the page cache, one after the other, and answers them.
 
-    An address outside the window, outside any context or in another owner's context: a read gets MemData-NXM with
-    zeros, a write is completed without effect, both are logged; a hint is dropped. Opcodes that are not known are
-    completed and logged. Requests that follow each other on one page are handled together.
+    An address outside the window, outside any context or in another owner's context: a read gets MemData-NXM
+    with zeros, a write is completed without effect, both are logged; a hint is dropped. Opcodes that are not
+    known are completed and logged. Requests that follow each other on one page are handled together.
 
     Source: CXL 2.0 sections 3.3 and 8.2.5.12 (HDM decoder).
 
@@ -74,7 +90,10 @@ class Endpoint:
         self._csr = csr
 
     def submit(self, requests):
-        """Serves `requests` (`REQUEST`, (n,)) in order. Returns what they are answered with: `RESPONSE`, (n,)."""
+        """Serves `requests` (`REQUEST`, (n,)) in order.
+
+        Returns what they are answered with: `RESPONSE`, (n,).
+        """
         responses = self._responses(requests)
         if not len(requests):
             return responses
@@ -92,20 +111,20 @@ class Endpoint:
         run = kind.astype(np.int64) | (context.astype(np.int64) + 1) << 4 | page << 20
         starts = np.concatenate([[0], np.flatnonzero(np.diff(run)) + 1, [len(run)]])
         heads = starts[:-1]
-        answers = responses["data"], responses["poison"]
-        data = requests["data"]
-        for start, stop, access, number, where in zip(heads.tolist(), starts[1:].tolist(), kind[heads].tolist(),
-                                                      context[heads].tolist(), page[heads].tolist()):
-            lines = line[start:stop]
+        data, poison = responses["data"], responses["poison"]
+        new_data = requests["data"]
+        columns = heads, starts[1:], kind[heads], context[heads], page[heads]
+        for start, stop, access, number, where in zip(*(column.tolist() for column in columns)):
+            lines, stream = line[start:stop], streams.get(number)
             if access == Access.READ:
-                answers[0][start:stop], answers[1][start:stop] = self._cache.read(where, streams[number], lines)
+                data[start:stop], poison[start:stop] = self._cache.read(where, stream, lines)
             elif access == Access.WRITE:
-                self._cache.write(where, streams[number], lines, data[start:stop], byte_enable[start:stop])
+                self._cache.write(where, stream, lines, new_data[start:stop], byte_enable[start:stop])
             elif access == Access.POISON:
-                self._cache.write_poison(where, streams[number], lines)
+                self._cache.write_poison(where, stream, lines)
             elif access == Access.HINT:
                 for _ in lines:
-                    self._prefetcher.hint(where, streams[number])
+                    self._prefetcher.hint(where, stream)
             elif access == Access.OUTSIDE_READ:
                 self._log(ErrorKind.READ_OUTSIDE, where, lines)
             elif access == Access.OUTSIDE_WRITE:
@@ -123,12 +142,13 @@ class Endpoint:
         responses["ld_id"] = np.where(answered, requests["ld_id"], 0)
         responses["drs_opcode"] = DrsOpcode.MEM_DATA
         is_known_req = (requests["channel"] == Channel.REQ) & (KINDS[0, requests["opcode"]] != Access.UNKNOWN)
-        responses["ndr_opcode"] = np.where(is_known_req & (kind & Expect.NDR != 0),
-                                           completion(requests["meta_field"], requests["meta_value"]), NdrOpcode.CMP)
+        completions = completion(requests["meta_field"], requests["meta_value"])
+        chosen = is_known_req & (kind & Expect.NDR != 0)
+        responses["ndr_opcode"] = np.where(chosen, completions, NdrOpcode.CMP)
         return responses
 
     def _locate(self, requests):
-        """Window page and line of each request (int64) and the context that it may access (int32; -1: none)."""
+        """Window page and line of each request (int64) and the context that it may access (-1: none)."""
         offset = (requests["address"] - np.uint64(self._csr.hdm_base)) & ADDRESS_MASK
         inside = offset < np.uint64(self._config.window_bytes) if self._csr.hdm_committed else False
         offset = (offset & np.uint64(self._config.window_bytes - 1)).astype(np.int64)
@@ -140,7 +160,8 @@ class Endpoint:
         return StreamInfo(context, record.codec, record.dtype)
 
     def _count(self, requests):
-        opcodes = np.bincount((requests["channel"] & 1).astype(np.int64) << 8 | requests["opcode"], minlength=512)
+        codes = (requests["channel"] & 1).astype(np.int64) << 8 | requests["opcode"]
+        opcodes = np.bincount(codes)
         for code in np.flatnonzero(opcodes).tolist():
             self._csr.counters.add(EVENTS.get(divmod(code, 256), "REQ_OTHER"), opcodes[code])
 

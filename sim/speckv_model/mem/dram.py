@@ -75,7 +75,7 @@ class Dram:
         self._read_failures.update(range(line, line + count))
 
     def fail_writes(self, line, count=1):
-        """Makes writes to `count` lines from `line` on answer with an error and change nothing, until `heal`."""
+        """Makes writes to `count` lines from `line` on fail and change nothing, until `heal`."""
         self._write_failures.update(range(line, line + count))
 
     def heal(self):

@@ -20,11 +20,11 @@ for constant in (NO_LINES, ALL_LINES, ZERO_PAGE):
 class Fetcher:
     """Looks a page up in the page table, reads what is stored of it, checks it and decodes it.
 
-    An entry or a page that fails its check becomes POISONED for good. Where DRAM answers with an error the lines
-    concerned are poison in the cache only: one by one for `raw` and OPEN pages, all for other codecs and where the
-    header of an OPEN page is lost.
+    An entry or a page that fails its check becomes POISONED for good. Where DRAM answers with an error the
+    lines concerned are poison in the cache only: one by one for `raw` and OPEN pages, all for other codecs
+    and where the header of an OPEN page is lost.
 
-    What was decoded lately is kept, found by the stored bytes themselves: that saves time and changes nothing else.
+    What was decoded lately is kept, found by the stored bytes themselves: that only saves time.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..constants import LINE_BYTES, OPEN_SECTORS, PAGE_LINES, SECTOR_LINES, Codec, Dtype, PageState
+from ..constants import LINE_BYTES, OPEN_SECTORS, SECTOR_LINES, Codec, Dtype, PageState
 
 MAX_STORED_LINES = OPEN_SECTORS * SECTOR_LINES - 1
 """A spilled page: its header and 64 lines."""
@@ -56,6 +56,5 @@ def pack_header(written, base, poison):
 
 def unpack_header(header):
     """(written, base, poison) of the line that `pack_header` made."""
-    written, poison = (np.unpackbits(header[first:first + 8], count=PAGE_LINES, bitorder="little").astype(bool)
-                       for first in (0, 16))
-    return written, bool(header[8] & 1), poison
+    bits = np.unpackbits(header, bitorder="little").astype(bool)
+    return bits[0:64], bool(bits[64]), bits[128:192]

@@ -9,8 +9,8 @@ from .messages import OpenDone, sectors_of
 class Opener:
     """Opens, frees and poisons pages: only their entries and their room in the pool change.
 
-    An entry is written before the sectors that it named are given back, and those stay taken where the entry could
-    not be written or trusted: no two entries ever name the same sector.
+    An entry is written before the sectors that it named are given back, and those stay taken where the entry
+    could not be written or trusted: no two entries ever name the same sector.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ class Opener:
     def open(self, page, stream):
         """Reserves room for an OPEN page and gives back what the page held. Returns an `OpenDone`.
 
-        Without room, a SEALED page stays SEALED and an EMPTY one becomes POISONED. A page whose entry cannot be
-        read, trusted or written is POISONED.
+        Without room, a SEALED page stays SEALED and an EMPTY one becomes POISONED. A page whose entry cannot
+        be read, trusted or written is POISONED.
         """
         before = self.lookup(page, stream)
         if before is None or before.state == PageState.POISONED:
@@ -48,24 +48,31 @@ class Opener:
         return OpenDone(False, PageState.OPEN)
 
     def free(self, page, stream):
-        """Gives back what the page holds; it becomes EMPTY. Returns whether its entry could be read and written."""
+        """Gives back what the page holds; it becomes EMPTY.
+
+        Returns whether its entry could be read and written.
+        """
         return self._become(page, stream, Entry())
 
     def poison(self, page, stream):
-        """Gives back what the page holds; it becomes POISONED. Returns whether its entry could be read and written."""
+        """Gives back what the page holds; it becomes POISONED.
+
+        Returns whether its entry could be read and written.
+        """
         return self._become(page, stream, Entry(state=PageState.POISONED, context=stream.context))
 
     def lookup(self, page, stream):
         """The page's entry, or None where DRAM does not give it.
 
-        An entry that cannot be trusted is replaced by a POISONED one; the sectors that it named, if any, stay taken
-        until the next reset. Both are logged.
+        An entry that cannot be trusted is replaced by a POISONED one; the sectors that it named, if any, stay
+        taken until the next reset. Both are logged.
         """
         entry, fault = self._table.lookup(page)
         if fault == TableFault.MEMORY:
             self._errors.record(ErrorKind.MEMORY_READ, page << PAGE_BITS)
             return None
-        if fault == TableFault.CORRUPT or (entry.state != PageState.EMPTY and entry.context != stream.context):
+        is_foreign = entry.state != PageState.EMPTY and entry.context != stream.context
+        if fault == TableFault.CORRUPT or is_foreign:
             self._errors.record(ErrorKind.ENTRY_CORRUPT, page << PAGE_BITS)
             return self._poison(page, stream)
         return entry

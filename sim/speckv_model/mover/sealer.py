@@ -5,7 +5,16 @@ from zlib import crc32
 import numpy as np
 
 from ..codec import encode
-from ..constants import (LINE_BYTES, OPEN_SECTORS, PAGE_BITS, PAGE_LINES, SECTOR_LINES, Codec, ErrorKind, PageState)
+from ..constants import (
+    LINE_BYTES,
+    OPEN_SECTORS,
+    PAGE_BITS,
+    PAGE_LINES,
+    SECTOR_LINES,
+    Codec,
+    ErrorKind,
+    PageState,
+)
 from ..table.entry import Entry
 from .messages import pack_header
 
@@ -13,8 +22,9 @@ from .messages import pack_header
 class Sealer:
     """Seals and spills OPEN pages.
 
-    Sealing never fails for want of room: where the pool has none the sealed page takes the begin of what the OPEN
-    page had reserved, and the rest of that is given back. A page that DRAM does not take becomes POISONED.
+    Sealing never fails for want of room: where the pool has none the sealed page takes the begin of what the
+    OPEN page had reserved, and the rest of that is given back. A page that DRAM does not take becomes
+    POISONED.
 
     Parameters
     ----------
@@ -35,10 +45,10 @@ class Sealer:
         self._counters = counters
 
     def seal(self, page, stream, data, poison):
-        """Compresses the page, places it, writes it and frees what it had reserved. Returns its new `PageState`.
+        """Compresses the page, places it, writes it and frees what it had reserved.
 
-        `data`: uint8, (64, 64), zeros in lines without content. `poison`: bool, (64,), lines whose content is lost:
-        any of them makes the page POISONED.
+        `data`: uint8, (64, 64), zeros in lines without content. `poison`: bool, (64,), lines whose content is
+        lost: any of them makes the page POISONED. Returns the page's new `PageState`.
         """
         before = self._opener.lookup(page, stream)
         if before is None or before.state != PageState.OPEN:
@@ -62,8 +72,8 @@ class Sealer:
             if is_new:
                 self._pool.free(place, sectors)
             return self._lose(page, stream)
-        after = Entry(state=PageState.SEALED, codec=codec, context=stream.context, place=place, lines=len(stored),
-                      crc=crc32(stored))
+        after = Entry(state=PageState.SEALED, codec=codec, context=stream.context, place=place,
+                      lines=len(stored), crc=crc32(stored))
         if is_new:
             if not self._opener.replace(page, before, after):
                 self._pool.free(place, sectors)
@@ -76,9 +86,10 @@ class Sealer:
         return PageState.SEALED
 
     def spill(self, page, stream, data, base, written, poison):
-        """Writes the page as it is, with its bitmaps, into its reserved room. Returns its `PageState` after that.
+        """Writes the page as it is, with its bitmaps, into its reserved room.
 
-        `data` as for `seal`; `written`, `poison`: bool, (64,); `base`: whether lines not written hold content too.
+        `data` as for `seal`; `written`, `poison`: bool, (64,); `base`: whether lines not written hold content
+        too. Returns the page's `PageState` after that.
         """
         before = self._opener.lookup(page, stream)
         if before is None or before.state != PageState.OPEN:

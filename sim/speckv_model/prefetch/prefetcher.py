@@ -2,7 +2,8 @@
 
 
 class Prefetcher:
-    """Proposes pages to the page cache: those that the host hints at with MemSpecRd or names in a PREFETCH command.
+    """Proposes pages to the page cache: those that the host hints at with MemSpecRd or names in a PREFETCH
+    command.
 
     What it does never changes what a read returns. Proposals that come to nothing are counted.
 

@@ -128,8 +128,9 @@ private:
         if (a.size != 6) fail("%s: size %u at 0x%llx, only 64-byte beats are served", name, a.size, address);
         if (a.address % 64) fail("%s: address 0x%llx is not that of a line", name, address);
         uint64_t end = a.address + 64 * (uint64_t(a.len) + 1);
-        if ((end - 1) >> 12 != a.address >> 12) fail("%s: the burst of %u at 0x%llx crosses 4 KiB", name, a.len + 1, address);
-        if (end > storage.size()) fail("%s: the burst of %u at 0x%llx leaves DRAM", name, a.len + 1, address);
+        unsigned beats = a.len + 1;
+        if ((end - 1) >> 12 != a.address >> 12) fail("%s: the burst of %u at 0x%llx crosses 4 KiB", name, beats, address);
+        if (end > storage.size()) fail("%s: the burst of %u at 0x%llx leaves DRAM", name, beats, address);
     }
 
     void drive_reads() {

@@ -178,7 +178,9 @@ private:
         check_range(address, bytes);
         std::vector<uint8_t> data;
         data.reserve(bytes);
-        storage.pieces(address, bytes, [&](const uint8_t *place, uint64_t count) { data.insert(data.end(), place, place + count); });
+        storage.pieces(address, bytes, [&](const uint8_t *place, uint64_t count) {
+            data.insert(data.end(), place, place + count);
+        });
         reply(Status::OK, bytes, data.data(), bytes);
     }
 

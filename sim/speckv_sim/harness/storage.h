@@ -49,8 +49,9 @@ private:
     uint8_t *memory, *touched;
 
     static uint8_t *reserve(uint64_t bytes) {
-        void *place = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (place == MAP_FAILED) fail("no address space for %llu bytes of DRAM", static_cast<unsigned long long>(bytes));
+        constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void *place = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (place == MAP_FAILED) fail("no address space for the %llu bytes of DRAM", (unsigned long long)bytes);
         return static_cast<uint8_t *>(place);
     }
 

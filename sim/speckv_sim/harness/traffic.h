@@ -173,7 +173,8 @@ private:
     // What both responses do to their request.
     Response &take(uint16_t tag, uint8_t kind, const char *name) {
         Tag &use = tags[tag];
-        if (!(use.expect & kind)) fail("%s with tag 0x%04x: %s", name, tag, use.expect ? "of the wrong kind" : "nobody waits for it");
+        if (!use.expect) fail("%s with tag 0x%04x: nobody waits for it", name, tag);
+        if (!(use.expect & kind)) fail("%s with tag 0x%04x: of the wrong kind", name, tag);
         use.expect &= ~kind;
         progress = device.now();
         Response &response = responses[use.index];

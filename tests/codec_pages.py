@@ -1,12 +1,14 @@
 """Pages for the tests of the codecs: real KV, random bits, and rows that are special in some way."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from speckv_model.codec.speckv import INT8
 from speckv_model.constants import PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Dtype
 
-SAMPLES = Path(__file__).parents[2] / "sim" / "data" / "kv_samples.npz"
+SEED = int(os.environ.get("SPECKV_SEED", "1"))
+SAMPLES = Path(__file__).parents[1] / "sim" / "data" / "kv_samples.npz"
 
 
 def to_dtype(values, dtype):
@@ -25,7 +27,8 @@ def real_rows(dtype):
 
 
 def random_rows(rng, count, *, spread=0x7FFF, finite=None):
-    """Rows of random bit patterns with magnitudes up to `spread`; of `finite`, a dtype, no infinities and NaNs."""
+    """Rows of random bit patterns with magnitudes up to `spread`; of `finite`, a dtype, no infinities and
+    NaNs."""
     rows = rng.integers(0, spread + 1, (count, ROW_VALUES)) | rng.integers(0, 2, (count, ROW_VALUES)) << 15
     if finite is not None:
         top = 0x7C00 if finite == Dtype.FP16 else 0x7F80
@@ -53,8 +56,10 @@ def special_rows(rng, dtype):
             row = zeros.copy()
             row[place] = value
             rows.append(row)
-    rows += [np.full(ROW_VALUES, value, dtype=np.uint16) for value in (1, one, one | 0x8000, infinity - 1, 0x8000)]
-    rows += [np.tile(np.array([one, one | 0x8000], np.uint16), 64), np.repeat(to_dtype([1, -2, 3, 0.5], dtype), 32)]
+    for value in (1, one, one | 0x8000, infinity - 1, 0x8000):
+        rows.append(np.full(ROW_VALUES, value, dtype=np.uint16))
+    rows.append(np.tile(np.array([one, one | 0x8000], np.uint16), 64))
+    rows.append(np.repeat(to_dtype([1, -2, 3, 0.5], dtype), 32))
     rows += [to_dtype(np.arange(ROW_VALUES) - offset, dtype) for offset in (0, 1, 64, 127)]
     rows += [np.arange(ROW_VALUES, dtype=np.uint16) + base for base in (0, 100, 960, 0x8000)]
     rows += [runs_row(runs, dtype) for runs in (1, 2, 3, INT8 - 2, INT8 - 1, INT8, INT8 + 1)]
@@ -65,15 +70,18 @@ def special_rows(rng, dtype):
 
 
 def as_pages(rows):
-    """Pages of 16 `rows` each, the last one filled up with its last row. uint16 (n, 128) to uint8 (pages, 4096)."""
+    """Pages of 16 `rows` each, the last one filled up with its last row. uint16 (n, 128) to uint8 (pages,
+    4096)."""
     missing = -len(rows) % PAGE_ROWS
     rows = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
     return np.ascontiguousarray(rows).view(np.uint8).reshape(-1, PAGE_BYTES)
 
 
 def mixed_pages(rng, dtype, count):
-    """`count` pages that mix rows of all kinds; from one page to the next each kind comes in another amount."""
-    sources = [real_rows(dtype), special_rows(rng, dtype), random_rows(rng, 64, finite=dtype), random_rows(rng, 64)]
+    """`count` pages that mix rows of all kinds; from one page to the next each kind comes in another
+    amount."""
+    sources = [real_rows(dtype), special_rows(rng, dtype),
+               random_rows(rng, 64, finite=dtype), random_rows(rng, 64)]
     pages = []
     for _ in range(count):
         weights = rng.dirichlet([1, 1, 0.5, 0.3])

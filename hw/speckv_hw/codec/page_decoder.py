@@ -1,0 +1,97 @@
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from speckv_model.constants import PAGE_LINES
+
+from ..stream import Fifo, transfer
+from ..types import LINE_BITS, Codec, DecodeStart
+from .raw_decoder import RawDecoder
+from .speckv_decoder import SpeckvDecoder
+
+__all__ = ["PageDecoder"]
+
+_PAGES = 4
+"""Pages that can be in the decoders at once; one whose lines are coming in, one that goes out, and one that
+waits at either end of the pipeline."""
+
+
+class PageDecoder(wiring.Component):
+    """Decodes pages by the codec that each one names; a codec that is not built in means `raw`.
+
+    `lanes` values a clock; the next page comes in while the one before goes out. Order kept. Any stored bytes
+    give 64 lines. Empty on reset.
+
+    Parameters
+    ----------
+    config : DeviceConfig
+
+    Members
+    -------
+    start : In(stream(DecodeStart))
+        Before the stored lines of a page.
+    stored : In(stream(512))
+        Exactly as many lines as the start says, in order.
+    lines : Out(stream(512))
+        The 64 lines of the page, in order.
+    """
+
+    def __init__(self, config):
+        self._config = config
+        super().__init__({
+            "start": In(stream.Signature(DecodeStart)),
+            "stored": In(stream.Signature(LINE_BITS)),
+            "lines": Out(stream.Signature(LINE_BITS)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.raw = raw = RawDecoder()
+        decoders = {}
+        if self._config.has_codec(Codec.SPECKV.value):
+            m.submodules.speckv = decoders[Codec.SPECKV] = SpeckvDecoder(self._config.lanes)
+
+        m.submodules.order = order = Fifo(Codec, _PAGES)
+        codec = Signal(Codec)
+        left = Signal.like(self.start.payload.lines)
+        line = Signal(range(PAGE_LINES))
+        free = (left == 0) & order.i.ready
+
+        def begin(decoder):
+            m.d.comb += [
+                decoder.start.payload.eq(self.start.payload),
+                decoder.start.valid.eq(self.start.valid & free),
+                self.start.ready.eq(decoder.start.ready & free),
+            ]
+
+        def feed(decoder):
+            m.d.comb += [
+                decoder.stored.payload.eq(self.stored.payload),
+                decoder.stored.valid.eq(self.stored.valid & (left != 0)),
+                self.stored.ready.eq(decoder.stored.ready & (left != 0)),
+            ]
+
+        def drain(decoder):
+            m.d.comb += [
+                self.lines.payload.eq(decoder.lines.payload),
+                self.lines.valid.eq(decoder.lines.valid & order.o.valid),
+                decoder.lines.ready.eq(self.lines.ready & order.o.valid),
+            ]
+
+        for connect, selected in ((begin, self.start.payload.codec), (feed, codec), (drain, order.o.payload)):
+            with m.Switch(selected):
+                for name, decoder in decoders.items():
+                    with m.Case(name):
+                        connect(decoder)
+                with m.Default():
+                    connect(raw)
+
+        m.d.comb += [order.i.payload.eq(self.start.payload.codec), order.i.valid.eq(transfer(self.start))]
+        with m.If(transfer(self.start)):
+            m.d.sync += [codec.eq(self.start.payload.codec), left.eq(self.start.payload.lines)]
+        with m.If(transfer(self.stored)):
+            m.d.sync += left.eq(left - 1)
+
+        m.d.comb += order.o.ready.eq(transfer(self.lines) & (line == PAGE_LINES - 1))
+        with m.If(transfer(self.lines)):
+            m.d.sync += line.eq(line + 1)
+        return m

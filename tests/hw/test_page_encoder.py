@@ -1,0 +1,100 @@
+"""The page encoder against the model: real and special pages, both dtypes, all lane counts, idle and
+back-pressure."""
+
+import numpy as np
+import pytest
+from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
+from speckv_hw.codec.page_encoder import PageEncoder
+from speckv_model import codec as model
+from speckv_model.config import DeviceConfig
+from speckv_model.constants import PAGE_LINES, Codec, Dtype
+from streams import receive, send, simulate
+
+
+def encode(dut, jobs, *, idle=0.0, clocks=60_000):
+    """Encodes `jobs` (codec, dtype, page) and compares with the model. Returns the clock of each result."""
+    ends = []
+    collected = {}
+    pages = [collected]
+
+    async def starts(ctx):
+        await send(ctx, dut.start, [dict(codec=int(codec), dtype=int(dtype)) for codec, dtype, _ in jobs],
+                   idle=idle)
+
+    async def lines(ctx):
+        await send(ctx, dut.lines, [line for *_, page in jobs for line in to_lines(page)],
+                   idle=idle, seed=SEED + 1)
+
+    async def stored(ctx):
+        while True:
+            line, = await receive(ctx, dut.stored, 1, stall=idle, seed=SEED + len(ends) + 65 * len(pages[-1]))
+            assert line.index not in pages[-1]
+            pages[-1][line.index] = line.data
+
+    async def results(ctx):
+        for number, (codec, dtype, page) in enumerate(jobs):
+            result, = await receive(ctx, dut.result, 1, stall=idle, seed=SEED + number)
+            ends.append(clock)
+            want, want_lines, fits = model.encode_pages(codec, dtype, page[None])
+            assert result.fits == fits[0]
+            if fits[0]:
+                assert result.lines == want_lines[0]
+                want = to_lines(want[0])[:result.lines]
+                assert sorted(pages[-1]) == list(range(result.lines))
+                for index, line in enumerate(want):
+                    assert pages[-1][index] == line, f"page {number}, line {index}"
+            pages.append({})
+
+    clock = 0
+
+    async def count(ctx):
+        nonlocal clock
+        async for _ in ctx.tick():
+            clock += 1
+
+    simulate(dut, starts, lines, results, background=[stored, count], watched=[dut.stored, dut.result],
+             clocks=clocks)
+    return ends
+
+
+@pytest.mark.parametrize("lanes, idle", [(32, 0.0), (32, 0.3), (16, 0.3), (8, 0.0), (8, 0.3)])
+def test_against_model(lanes, idle):
+    rng = np.random.default_rng(SEED)
+    jobs = []
+    for dtype in Dtype:
+        pages = [*as_pages(real_rows(dtype)[rng.integers(1536, size=16)]), *mixed_pages(rng, dtype, 2)]
+        jobs += [(Codec.SPECKV, dtype, page) for page in pages]
+        jobs += [(Codec.RAW, dtype, page) for page in mixed_pages(rng, dtype, 1)]
+    full = np.full(2048, 0x7FFF, np.uint16).view(np.uint8)
+    jobs.append((Codec.SPECKV, Dtype.FP16, full))
+    encode(PageEncoder(DeviceConfig(lanes=lanes)), [jobs[n] for n in rng.permutation(len(jobs))], idle=idle)
+
+
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_every_special_row(dtype):
+    rng = np.random.default_rng(SEED)
+    encode(PageEncoder(DeviceConfig(lanes=16)),
+           [(Codec.SPECKV, dtype, page) for page in as_pages(special_rows(rng, dtype))])
+
+
+def test_one_line_a_clock():
+    pages = as_pages(real_rows(Dtype.BF16)[:64])
+    ends = encode(PageEncoder(DeviceConfig()), [(Codec.SPECKV, Dtype.BF16, page) for page in pages])
+    assert max(np.diff(ends)) <= PAGE_LINES + 1
+
+
+def test_unknown_codec_means_raw():
+    page, = as_pages(real_rows(Dtype.FP16)[:16])
+    dut = PageEncoder(DeviceConfig(codecs=("raw",)))
+
+    async def drive(ctx):
+        await send(ctx, dut.start, [dict(codec=int(Codec.SPECKV), dtype=0)])
+        await send(ctx, dut.lines, to_lines(page))
+
+    async def check(ctx):
+        lines = await receive(ctx, dut.stored, PAGE_LINES)
+        assert [(line.index, line.data) for line in lines] == list(enumerate(to_lines(page)))
+        result, = await receive(ctx, dut.result, 1)
+        assert (result.lines, result.fits) == (PAGE_LINES, 1)
+
+    simulate(dut, drive, check, clocks=500)
