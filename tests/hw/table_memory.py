@@ -20,7 +20,8 @@ class TableMemory:
     found out. While `reset` is high requests are forgotten.
     """
 
-    def __init__(self, lines, *, bad=(), doubtful=(), reads=(1, 20), writes=(1, 20), stall=0.3, seed=1, reset=Const(0)):
+    def __init__(self, lines, *, bad=(), doubtful=(), reads=(1, 20), writes=(1, 20), stall=0.3, seed=1,
+                 reset=None):
         self.data = np.zeros((lines, LINE_BYTES), dtype=np.uint8)
         self.bad = set(bad)
         self.doubtful = set(doubtful)
@@ -28,7 +29,7 @@ class TableMemory:
         self.writes = []
         self._read_latency = reads
         self._write_latency = writes
-        self._reset = reset
+        self._reset = Const(0) if reset is None else reset
         self._stall = stall
         self._rng = random.Random(f"memory {seed}")
 
@@ -120,6 +121,7 @@ class TableMemory:
                 requests.append(request)
 
     def _write(self, line, beats):
-        data = np.array([np.frombuffer(data.to_bytes(LINE_BYTES, "little"), dtype=np.uint8) for data, _ in beats])
-        enable = np.array([[enable >> n & 1 for n in range(ENTRIES_PER_LINE)] for _, enable in beats], dtype=bool)
-        return int(self.write_lines(line, data, enable).any())
+        data = b"".join(data.to_bytes(LINE_BYTES, "little") for data, _ in beats)
+        enable = [[bool(enable >> n & 1) for n in range(ENTRIES_PER_LINE)] for _, enable in beats]
+        data = np.frombuffer(data, dtype=np.uint8).reshape(-1, LINE_BYTES)
+        return int(self.write_lines(line, data, np.array(enable)).any())

@@ -67,9 +67,9 @@ def test_quantiser_lane(dtype):
 
     dut = QuantiserLane()
     got = run(dut, [
-        (dut.value, values), (dut.byte, through), (dut.dtype.as_value(), np.full(CLOCKS, int(dtype))),
-        (dut.row_exponent, exponent), (dut.row_shift, late(shift, 1)), (dut.row_reciprocal, late(reciprocal, 2)),
-        (dut.raw, late(raw, 5)),
+        (dut.value, values), (dut.byte, through), (dut.dtype.as_value(), [dtype] * CLOCKS),
+        (dut.row_exponent, exponent), (dut.row_shift, late(shift, 1)),
+        (dut.row_reciprocal, late(reciprocal, 2)), (dut.raw, late(raw, 5)),
     ], dut.o)
     want = np.where(raw, through, speckv.quantise(values[:, None], maxima, dtype)[:, 0].view(np.uint8))
     assert dut.latency == 6
@@ -86,7 +86,7 @@ def test_dequantiser_lane(dtype):
 
     dut = DequantiserLane()
     got = run(dut, [
-        (dut.advance, np.ones(CLOCKS)), (dut.byte, quantised), (dut.dtype.as_value(), np.full(CLOCKS, int(dtype))),
+        (dut.advance, [1] * CLOCKS), (dut.byte, quantised), (dut.dtype.as_value(), [dtype] * CLOCKS),
         (dut.row_room, late(np.minimum(exponent - 1, 7), 1)), (dut.row_mantissa, late(mantissa, 2)),
         (dut.row_exponent, late(exponent, 4)),
     ], dut.o)
@@ -104,8 +104,8 @@ def test_reciprocal(dtype):
 
     dut = Reciprocal()
     got = run(dut, [
-        (dut.i.payload.magnitude, maxima), (dut.i.payload.dtype.as_value(), np.full(len(maxima), int(dtype))),
-        (dut.i.valid, np.ones(len(maxima))),
+        (dut.i.payload.magnitude, maxima), (dut.i.payload.dtype.as_value(), [dtype] * len(maxima)),
+        (dut.i.valid, [1] * len(maxima)),
     ], dut.o.payload)
     assert dut.latency == 3
     for n, scale in enumerate(got[dut.latency - 1:]):
@@ -116,7 +116,7 @@ def test_reciprocal(dtype):
 @pytest.mark.parametrize("lanes", [8, 16, 32])
 def test_row_maximum(lanes):
     rng = np.random.default_rng(SEED)
-    rows = np.concatenate([real_rows(Dtype.FP16)[:3], random_rows(rng, 3), special_rows(rng, Dtype.BF16)[3:20]])
+    rows = np.concatenate([real_rows(Dtype.FP16)[:3], random_rows(rng, 3), special_rows(rng, Dtype.BF16)[:20]])
     beats = rows.reshape(-1, lanes)
     per_row = ROW_VALUES // lanes
     dut = RowMaximumFinder(lanes)

@@ -115,27 +115,28 @@ class History:
         self._spans.setdefault(value, []).append((start, end))
 
     def assert_atomic(self):
-        """The test of Gibbons and Korach, "Testing shared memories", 1997, for values that are written once."""
+        """The test of Gibbons and Korach, "Testing shared memories", 1997: every value is written once."""
         forward, backward = [], []
         for value, spans in self._spans.items():
             assert value in self._written, f"{value.hex()} was never written"
-            assert self._written[value] <= min(end for _, end in spans), f"{value.hex()} read before it was written"
             first_end, last_start = min(end for _, end in spans), max(start for start, _ in spans)
+            assert self._written[value] <= first_end, f"{value.hex()} was read before it was written"
             zone = min(first_end, last_start), max(first_end, last_start)
             (forward if first_end < last_start else backward).append(zone)
         forward.sort()
         for (_, end), (start, _) in zip(forward, forward[1:]):
             assert end < start, "an old entry was seen after a newer one"
         for start, end in backward:
-            assert not any(low < start and end < high for low, high in forward), "a write was lost or seen
-            late"
+            inside = any(low < start and end < high for low, high in forward)
+            assert not inside, "a write was lost or seen late"
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("clients", [2, 3])
-@pytest.mark.parametrize("reads, writes", [((1, 2), (1, 20)), ((30, 60), (1, 2))], ids=["slow_writes", "slow_reads"])
+@pytest.mark.parametrize("reads, writes", [((1, 2), (1, 20)), ((30, 60), (1, 2))],
+                         ids=["slow_writes", "slow_reads"])
 def test_clients_never_see_stale_entries(shape, clients, reads, writes):
-    """All clients look up and update the same few lines; one also clears, every line once, so that values are unique."""
+    """All clients look up and update the same lines; one clears each line, once, as values must differ."""
     config = config_of(shape)
     rng = random.Random(f"{SEED} {shape} {clients} {reads}")
     first_line = 61
@@ -157,9 +158,10 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
             start = next(time)
             if number == 0 and n % 40 == 20 and ranges:
                 first, length = ranges.pop()
-                assert await ask(ctx, dut, 0, request(TableOp.CLEAR, first, count=length), rng) == (bytes(16), 0)
+                got = await ask(ctx, dut, 0, request(TableOp.CLEAR, first, count=length), rng)
+                assert got == (bytes(16), 0)
                 for page in range(first, first + length):
-                    histories[page].write(bytes(16), start, end := next(time))
+                    histories[page].write(bytes(16), start, next(time))
             elif rng.random() < 0.4:
                 got, fault = await ask(ctx, dut, number, request(TableOp.UPDATE, page, entry), rng, stall=0.2)
                 assert (got, fault) == (entry.sealed().pack(), 0)
@@ -169,8 +171,8 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
                 assert fault == 0
                 histories[page].read(got, start, next(time))
 
-    simulate(dut, *[lambda ctx, n=n: client(ctx, n, 90) for n in range(clients)], watched=ports(dut), background=[
-        lambda ctx: memory.serve_reads(ctx, dut), lambda ctx: memory.serve_writes(ctx, dut)])
+    simulate(dut, *[lambda ctx, n=n: client(ctx, n, 90) for n in range(clients)], watched=ports(dut),
+             background=[lambda ctx: memory.serve_reads(ctx, dut), lambda ctx: memory.serve_writes(ctx, dut)])
     assert not ranges
     for page, history in histories.items():
         final = memory.data[page // 4, page % 4 * 16:][:16].tobytes()
@@ -283,9 +285,9 @@ def test_reset_in_mid_traffic():
                 await ctx.tick()
             ctx.set(reset, 1)
             await ctx.tick()
-            for member in (dut.request0.valid, dut.request1.valid, dut.response0.ready, dut.response1.ready,
-            reset):
-                ctx.set(member, 0)
+            for port in (dut.request0.valid, dut.request1.valid, dut.response0.ready, dut.response1.ready):
+                ctx.set(port, 0)
+            ctx.set(reset, 0)
             await ctx.tick()
             assert not any(ctx.get(port.valid) for port in ports(dut))
             memory.reads.clear()

@@ -25,13 +25,16 @@ class Dram:
         self.writes = []
 
     def read_lines(self, line, count):
-        return self.data[line:line + count].copy(), np.array([n in self.bad for n in range(line, line + count)])
+        return self.data[line:line + count].copy(), self._errors(line, count)
+
+    def _errors(self, line, count):
+        return np.array([n in self.bad for n in range(line, line + count)])
 
     def write_lines(self, line, data, enable=None):
         self.writes.append((line, len(data)))
         mask = np.repeat(np.ones((len(data), 4), dtype=bool) if enable is None else enable, 16, axis=1)
         self.data[line:line + len(data)][mask] = data[mask]
-        return np.array([n in self.bad for n in range(line, line + len(data))])
+        return self._errors(line, len(data))
 
 
 def random_entry(rng):
@@ -73,13 +76,13 @@ def test_check_is_linear():
 
 
 def test_check_notices_every_one_and_two_bit_error_but_one():
-    """The CRC tells pairs up to 126 places apart; entry bits 7 and 120 are the first and the last that it takes."""
+    """It tells bits up to 126 places apart; bits 7 and 120 are the first and the last that it takes."""
     bits = np.arange(128)
     units = np.zeros((128, 16), dtype=np.uint8)
     units[bits, bits // 8] = 1 << (bits % 8)
     syndromes = check(units) ^ units[:, 15]
     assert (syndromes != 0).all()
-    same = [pair for pair in itertools.combinations(range(128), 2) if syndromes[pair[0]] == syndromes[pair[1]]]
+    same = [(a, b) for a, b in itertools.combinations(range(128), 2) if syndromes[a] == syndromes[b]]
     assert same == [(7, 120)]
 
 
@@ -166,20 +169,22 @@ def test_page_table_refuses(call, message):
 def test_context_table():
     table = ContextTable(CONFIG)
     granule = CONFIG.granule_pages
-    record = ContextRecord(ld_id=2, first_page=granule, pages=granule + 3, dtype=Dtype.BF16, codec=Codec.SPECKV)
+    record = ContextRecord(ld_id=2, first_page=granule, pages=granule + 3, dtype=Dtype.BF16,
+                           codec=Codec.SPECKV)
     table.put(5, record)
     assert table.lookup(granule, 2) is None, "not visible before a slot names it"
     table.put_slot(1, 5)
     table.put_slot(2, 5)
     assert (table.record(5), table.slot(1), table.slot(3)) == (record, 5, None)
     assert table.lookup(granule, 2) == table.lookup(2 * granule + 2, 2) == record
-    for page, ld_id in ((granule - 1, 2), (2 * granule + 3, 2), (granule, 1), (granule + CONFIG.window_pages,
-    2)):
+    beyond = granule + CONFIG.window_pages
+    for page, ld_id in ((granule - 1, 2), (2 * granule + 3, 2), (granule, 1), (beyond, 2)):
         assert table.lookup(page, ld_id) is None
     pages = np.arange(-2, 4 * granule)
     expected = np.where((pages >= granule) & (pages < 2 * granule + 3), 5, -1)
     np.testing.assert_array_equal(table.find(pages, 2), expected)
-    np.testing.assert_array_equal(table.find(pages[:, None], [1, 2]), np.stack([np.full(pages.shape, -1), expected], 1))
+    both = np.stack([np.full(pages.shape, -1), expected], axis=1)
+    np.testing.assert_array_equal(table.find(pages[:, None], [1, 2]), both)
     table.put_slot(1, None)
     assert table.lookup(granule, 2) is None and table.lookup(2 * granule, 2) == record
     table.put(5, None)

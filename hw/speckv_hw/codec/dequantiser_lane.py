@@ -74,7 +74,8 @@ class DequantiserLane(wiring.Component):
         quarters = Signal.like(quotient4)
         inexact5 = Signal()
         exponent5 = Signal(EXPONENT_BITS)
-        multiples = [digits4 >= FULL_SCALE, digits4 >= 2 * FULL_SCALE]
+        twice = digits4 >= 2 * FULL_SCALE
+        multiples = Cat((digits4 >= FULL_SCALE) & ~twice, twice)
 
         # 6: round to even, one place lower where the leading one is missing and the exponent can go down
         leading = Mux(is_bf16(self.dtype), quarters[9], quarters[12])
@@ -87,7 +88,7 @@ class DequantiserLane(wiring.Component):
 
         # 7: the exponent's lowest bit and the leading one are in the same place
         exponent_field = Mux(is_bf16(later(self.dtype, 1)), exponent6 << 7, exponent6 << 10)[:15]
-        bits = (exponent_field + whole6 + up6)[:15]
+        bits = (Cat(up6, exponent_field) + Cat(up6, whole6))[1:16]
 
         with m.If(self.advance):
             m.d.sync += [
@@ -100,13 +101,13 @@ class DequantiserLane(wiring.Component):
                 quotient4.eq((fourfold >> 7) + (fourfold >> 14)),
                 digits4.eq(fourfold[:7] + fourfold[7:14] + fourfold[14:]),
 
-                quarters.eq(quotient4 + multiples[0] + multiples[1]),
+                quarters.eq(quotient4 + multiples),
                 inexact5.eq((digits4 != 0) & (digits4 != FULL_SCALE) & (digits4 != 2 * FULL_SCALE)),
                 exponent5.eq(self.row_exponent - later(room, 3)),
 
                 whole6.eq(halves[1:]),
                 up6.eq(halves[0] & (inexact | halves[1])),
-                exponent6.eq(exponent5 - 1 - short),
+                exponent6.eq(exponent5 + Cat(~short, Const(0x7F, 7))),
 
                 self.o.eq(Cat(Mux(later(magnitude1 == 0, 5), 0, bits), later(sign, 6))),
             ]

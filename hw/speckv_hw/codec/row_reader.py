@@ -1,4 +1,4 @@
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from speckv_model.codec.speckv import INT8, RAW
@@ -67,14 +67,15 @@ class RowReader(wiring.Component):
         with m.If(transfer(self.o)):
             m.d.sync += piece.eq(piece + 1)
             with m.If(request.tag.last):
-                m.d.sync += [
-                    piece.eq(0),
-                    row.eq(row + 1),
-                    page.header.maxima.eq(page.header.maxima.as_value() >> 16),
-                    page.header.codes.eq(page.header.codes.as_value() >> 8),
-                ]
+                m.d.sync += [piece.eq(0), row.eq(row + 1)]
             with m.If(request.last):
                 m.d.sync += self.o.valid.eq(0)
         with m.If(transfer(self.header)):
-            m.d.sync += [page.eq(self.header.payload), self.o.valid.eq(1)]
+            m.d.sync += [page.dtype.eq(self.header.payload.dtype), page.body.eq(self.header.payload.body)]
+            m.d.sync += self.o.valid.eq(1)
+        refill = ~self.o.valid | (row == PAGE_ROWS - 1)
+        following = Mux(refill, self.header.payload.header, Cat(
+            page.header.maxima.as_value()[16:], Const(0, 16), page.header.codes.as_value()[8:], Const(0, 8)))
+        with m.If(transfer(self.header) | (transfer(self.o) & request.tag.last)):
+            m.d.sync += page.header.eq(following)
         return m

@@ -18,9 +18,9 @@ from .widen import Widen
 
 __all__ = ["SpeckvEncoder"]
 
-_BEATS = 32
-"""Beats that wait for their row's maximum, and as many between quantiser and packer: enough for two rows and
-the pipelines at 32 lanes, and for a raw row at 8."""
+_BEATS = 64
+"""Beats that fit where rows wait for their maximum, and for their number of runs. Two rows and the latencies between
+would do at 32 lanes, a raw row at 8; this is where block memory becomes the better choice."""
 
 
 class SpeckvEncoder(wiring.Component):
@@ -32,10 +32,10 @@ class SpeckvEncoder(wiring.Component):
 
     ::
 
-        lines -> Narrow -+-> buffer ------------> Quantiser -> RunMarker -> buffer -> RowWriter -> Packer ->
-        Widen
-                         +-> maximum, reciprocal -^                                       header -> PageWriter
-                         <-+
+        lines -> Narrow -+-> buffer ------------> Quantiser -> RunMarker -> buffer -> RowWriter
+                         +-> maximum, reciprocal -^
+        RowWriter --bodies-> Packer -> Widen -> PageWriter -> stored, result
+                  --header---------------------^
 
     Parameters
     ----------

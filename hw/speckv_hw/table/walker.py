@@ -27,7 +27,7 @@ __all__ = ["Walker"]
 
 
 class Walker(wiring.Component):
-    """Looks entries up (TLB, then DRAM), writes them through and clears ranges of them, one request at a time.
+    """Looks entries up (TLB, then DRAM), writes them through, clears ranges of them: one request at a time.
 
     LOOKUP: the TLB's entry; if it has none, one DRAM line, which also goes to the TLB. The check bits are
     judged either way. UPDATE: computes the check bits, writes 16 bytes, and when they are written brings the

@@ -98,7 +98,7 @@ class PageTable:
         return (entry, TableFault.NONE) if entry.intact else (POISONED, TableFault.CORRUPT)
 
     def update(self, page, entry):
-        """Makes `entry`, with check bits computed here, the entry of `page`. Returns it and a `TableFault`."""
+        """Makes `entry`, check bits computed here, the entry of `page`. Returns it and a `TableFault`."""
         line, quarter = self._split(page)
         entry = entry.sealed()
         raw = np.frombuffer(entry.pack(), dtype=np.uint8)

@@ -1,0 +1,84 @@
+# Everything that this makes is in .venv (packages) and build (results); `make clean` removes both.
+
+# Settings, each for the targets that name it below
+TOKENS ?= 48
+LINK ?= simulated
+CONFIG ?= default
+OPS ?= 200000
+SEED ?= 1
+BLOCKS ?=
+WORKERS ?= 2
+
+# The first interpreter that is new enough
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+
+VENV := .venv
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help test demo verilog synth bench-link soak lint clean tools
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
+
+test: $(VENV)/.test | tools  ## Check the style and run all tests (WORKERS=2)
+	ruff check .
+	python -m pytest -q -n $(WORKERS) --dist worksteal
+
+demo: $(VENV)/.base | tools  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
+	speckv demo --tokens $(TOKENS) --link $(LINK)
+
+verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|small)
+	python -m speckv_hw.generate --config $(CONFIG) --output build/rtl
+
+synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="encoder decoder")
+	python -m speckv_hw.synth --config $(CONFIG) $(BLOCKS)
+
+bench-link: $(VENV)/.base | tools  ## Measure the speed of the simulated device, seen from the host (CONFIG=)
+	speckv bench link --config $(CONFIG)
+
+soak: $(VENV)/.base | tools  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
+	speckv soak --ops $(OPS) --seed $(SEED)
+
+lint: $(VENV)/.test  ## Check the style only
+	ruff check .
+
+clean:  ## Remove all that make made, .venv included
+	rm -rf build $(VENV) .pytest_cache .ruff_cache
+	find hw sim host tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The simulated device is compiled on this machine.
+tools:
+	@missing=; for tool in g++ make perl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "Missing:$$missing. Install with: apt-get install$$missing (Debian, Ubuntu)," \
+			"dnf install gcc-c++ make perl (Fedora) or brew install gcc make perl (macOS)." >&2; exit 1; \
+	fi
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "Missing: Python 3.11 or newer (python3 is $$(python3 --version 2>&1 || true))." \
+			"Install it with: apt-get install python3 python3-venv, or set PYTHON=/path/to/python3." >&2; exit 1; \
+	fi
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "Missing: Python's venv and ensurepip. Install with: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+# Stamps: packages are installed again only when what they should be changes.
+$(VENV)/.base: pyproject.toml .constraints.txt | $(VENV)/bin/python
+	@echo "Installing packages"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "Installing packages for the tests"
+	@$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.synth: $(VENV)/.base
+	@echo "Installing packages for synthesis"
+	@$(INSTALL) --editable '.[synth]'
+	@touch $@
