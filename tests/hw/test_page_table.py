@@ -156,7 +156,7 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
         for n in range(count):
             page, entry = rng.choice(pages), random_entry(rng)
             start = next(time)
-            if number == 0 and n % 40 == 20 and ranges:
+            if number == 0 and n % 30 == 15 and ranges:
                 first, length = ranges.pop()
                 got = await ask(ctx, dut, 0, request(TableOp.CLEAR, first, count=length), rng)
                 assert got == (bytes(16), 0)

@@ -46,7 +46,8 @@ class Narrow(wiring.Component):
             self.o.payload.last.eq(held.last & final),
             self.i.ready.eq(~self.o.valid | (final & self.o.ready)),
         ]
-        # Which data come next does not depend on the handshakes, only whether they are taken: cheap for 512 bits.
+        # Which data come next does not depend on the handshakes, only whether they are taken: cheap for 512
+        # bits.
         refill = left <= 1
         with m.If(transfer(self.i) | transfer(self.o)):
             m.d.sync += held.data.eq(Mux(refill, self.i.payload.data, held.data >> self._narrow))

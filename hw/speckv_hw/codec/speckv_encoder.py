@@ -19,8 +19,9 @@ from .widen import Widen
 __all__ = ["SpeckvEncoder"]
 
 _BEATS = 64
-"""Beats that fit where rows wait for their maximum, and for their number of runs. Two rows and the latencies between
-would do at 32 lanes, a raw row at 8; this is where block memory becomes the better choice."""
+"""Beats that fit where rows wait for their maximum, and where they wait for their number of runs. Two rows
+and the latencies between would do at 32 lanes, a raw row at 8; from here on block memory is the better choice.
+"""
 
 
 class SpeckvEncoder(wiring.Component):

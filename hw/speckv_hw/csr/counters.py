@@ -28,8 +28,8 @@ class Counters(wiring.Component):
 
     Every event has a small counter; the sweep visits one of them a clock, adds it to its word of memory and
     empties it. A read waits for the sweep to come by and returns the exact count of all clocks before its
-    own acceptance, at most `latency` clocks after it is offered. `clear` sets all to zero; events of its
-    own clock come after it. On reset all are zero.
+    own acceptance, at most `latency` clocks after it is offered. `clear` sets all to zero; events of its own
+    clock come after it, and no read is accepted in it. On reset all are zero.
 
     Members
     -------
@@ -40,7 +40,7 @@ class Counters(wiring.Component):
     value : Out(stream(COUNTER_BITS))
     """
 
-    latency = len(COUNTERS) + 1
+    latency = len(COUNTERS) + 2
 
     def __init__(self):
         super().__init__({
@@ -57,32 +57,39 @@ class Counters(wiring.Component):
         read_port = memory.read_port()
         write_port = memory.write_port()
 
-        # The sweep: memory is asked for `following` while `visited`, asked for a clock ago, is brought up to
-        # date. After a clear what memory holds counts as zero for one whole round.
-        following = Signal(range(number))
-        visited = Signal(range(number), init=number - 1)
+        # The sweep, in two clocks: the small counter `visited` is emptied into `amount` while memory is read; then
+        # `amount` is added to the word of `added`. After a clear memory counts as zero for one whole round.
+        visited = Signal(range(number))
+        added = Signal(range(number), init=number - 1)
+        recent = self._recent(m, visited)
+        amount = Signal.like(recent)
         stale = Signal(range(number + 1), init=number)
-        last = following == number - 1
-        m.d.sync += [following.eq(Mux(last, 0, following + 1)), visited.eq(following)]
+        total = Signal(COUNTER_BITS)
+        m.d.sync += [
+            visited.eq(Mux(visited == number - 1, 0, visited + 1)),
+            added.eq(visited),
+            amount.eq(Mux(self.clear, 0, recent)),
+        ]
         with m.If(self.clear):
             m.d.sync += stale.eq(number)
         with m.Elif(stale != 0):
             m.d.sync += stale.eq(stale - 1)
-
-        recent = self._recent(m, visited)
-        total = Signal(COUNTER_BITS)
         m.d.comb += [
-            read_port.addr.eq(following),
-            total.eq(Mux(stale == 0, read_port.data, 0) + recent),
-            write_port.addr.eq(visited),
+            read_port.addr.eq(visited),
+            total.eq(Mux(stale == 0, read_port.data, 0) + amount),
+            write_port.addr.eq(added),
             write_port.data.eq(total),
             write_port.en.eq(1),
         ]
 
-        m.d.comb += self.read.ready.eq(~self.value.valid & (visited == self.read.payload))
+        # A read is accepted in the first clock of its counter's visit and answered from the second.
+        reading = Signal()
+        free = ~reading & ~self.value.valid & ~self.clear
+        m.d.comb += self.read.ready.eq(free & (visited == self.read.payload))
+        m.d.sync += reading.eq(transfer(self.read))
         with m.If(transfer(self.value)):
             m.d.sync += self.value.valid.eq(0)
-        with m.If(transfer(self.read)):
+        with m.If(reading):
             m.d.sync += [self.value.payload.eq(total), self.value.valid.eq(1)]
         return m
 

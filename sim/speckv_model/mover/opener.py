@@ -71,7 +71,7 @@ class Opener:
         if fault == TableFault.MEMORY:
             self._errors.record(ErrorKind.MEMORY_READ, page << PAGE_BITS)
             return None
-        is_foreign = entry.state != PageState.EMPTY and entry.context != stream.context
+        is_foreign = entry.has_place and entry.context != stream.context
         if fault == TableFault.CORRUPT or is_foreign:
             self._errors.record(ErrorKind.ENTRY_CORRUPT, page << PAGE_BITS)
             return self._poison(page, stream)
