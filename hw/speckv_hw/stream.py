@@ -72,7 +72,8 @@ class Stage(wiring.Component):
 class Fifo(wiring.Component):
     """A first-in first-out queue.
 
-    Latency 2 clocks in block memory, 1 in registers (`depth` 1 or 2); throughput 1 a clock; order kept; empty on reset.
+    Latency 1 clock in registers (`depth` 1 or 2), 2 in memory; throughput 1 a clock, but 1 every 2 clocks where
+    `depth` is 1; order kept; empty on reset.
 
     Parameters
     ----------
@@ -100,8 +101,18 @@ class Fifo(wiring.Component):
             "level": Out(range(depth + 1)),
         })
 
+    @property
+    def latency(self):
+        """Clocks from acceptance to offer where nothing is before."""
+        return 1 if self._depth <= 2 else 2
+
     def elaborate(self, platform):
         m = Module()
+        if self._depth == 2:
+            m.submodules.stage = stage = Stage(self._shape)
+            chain(m, self.i, stage, self.o)
+            m.d.comb += self.level.eq(stage.o.valid + ~stage.i.ready)
+            return m
         m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=Shape.cast(self._shape).width, depth=self._depth)
         m.d.comb += [
             queue.w_data.eq(Value.cast(self.i.payload)),

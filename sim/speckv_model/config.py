@@ -29,7 +29,7 @@ class DeviceConfig:
     window_bits : int
         Bytes of the HDM window, log2, 28 to 40.
     pool_bytes : int
-        DRAM for page data, bytes, a power of two, at least 1/8 of the window unless the window is the smallest.
+        DRAM for page data, bytes, a power of two from 2^18 to half of the window, at most 2^38.
     contexts : int
         Contexts that can exist at once, a power of two up to 4096.
     window_slots : int
@@ -77,7 +77,7 @@ class DeviceConfig:
             raise TypeError(f"window_bits must be an int, not {self.window_bits!r}")
         if not 28 <= self.window_bits <= 40:
             raise ValueError(f"window_bits must be from 28 to 40, not {self.window_bits!r}")
-        _require_power_of_two("pool_bytes", self.pool_bytes, 1 << 18, 1 << (self.window_bits - 1))
+        _require_power_of_two("pool_bytes", self.pool_bytes, 1 << 18, 1 << min(38, self.window_bits - 1))
         _require_power_of_two("contexts", self.contexts, 2, 4096)
         _require_power_of_two("window_slots", self.window_slots, 2,
                               min(1 << 16, self.window_pages // ENTRIES_PER_LINE))

@@ -23,7 +23,7 @@ _VERILATOR_FLAGS = (
     "--output-split", "20000", "--output-split-cfuncs", "2000",
     # Amaranth's Verilog is lint-clean but for these.
     *(f"-Wno-{name}" for name in ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "CASEINCOMPLETE", "ASCRANGE",
-                                  "ALWNEVER", "CMPCONST", "UNSIGNED")),
+                                  "CMPCONST", "UNSIGNED")),
 )
 # The executable always runs where it is built. What runs once is compiled in haste.
 _MAKE_VARIABLES = ("OPT_FAST=-O3 -march=native", "OPT_GLOBAL=-O3 -march=native", "OPT_SLOW=-O0")
@@ -77,6 +77,11 @@ def without_initial_values(verilog):
     return re.sub(r"^\s*\S+\[\d+\]\s*=\s*\d+'h0+;\n", "", verilog, flags=re.M)
 
 
+def _with_constants_driven(verilog):
+    """Yosys writes constant bits of a signal as ``always @*`` blocks; these read nothing and so would never run."""
+    return re.sub(r"always @\*(\s+[^;=()]+ = \d+'h[0-9a-f]+;)", r"always_comb\1", verilog)
+
+
 def _device_verilog(config):
     """Verilog of the device, kept as long as no source of it changes, since writing it takes a while."""
     import speckv_hw
@@ -102,7 +107,7 @@ def _compile(folder, verilog, verilator_flags):
     begin = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        (work / "device.v").write_text(verilog)
+        (work / "device.v").write_text(_with_constants_driven(verilog))
         home = Path(verilator.__file__).parent
         # The package's own launcher would prefer a Verilator of the system. Precompiled headers fail to build
         # with larger designs unless they are plainly included.

@@ -1,7 +1,7 @@
 """Proofs by temporal induction: Amaranth's `Assert` and `Assume`, with Yosys as the prover.
 
-Yosys' `sat -tempinduct` serves rather than an SMT solver because the states of its induction step must differ from
-each other: a queue that nobody reads cannot keep an induction from ending.
+Yosys' `sat -tempinduct` serves rather than an SMT solver because the states of its induction step must differ
+from each other: a queue that nobody reads cannot keep an induction from ending.
 """
 
 import re
@@ -28,7 +28,7 @@ sat -tempinduct -prove-asserts -set-assumes -seq 1 -maxsteps {steps} -show-all
 
 
 class ProofFailed(AssertionError):
-    """An assertion can be violated (`counterexample` is the table of its signals), or induction did not end."""
+    """An assertion can be violated (`counterexample` is a table of the signals), or induction did not end."""
 
     def __init__(self, reason, counterexample=None):
         self.counterexample = counterexample
@@ -36,7 +36,7 @@ class ProofFailed(AssertionError):
 
 
 def prove(module, ports, *, probes=(), steps=40, timeout=60):
-    """Proves every `Assert` of `module`, at all times and for all inputs that its `Assume`s allow, resets included.
+    """Proves each `Assert` of `module`, at all times, for all inputs that its `Assume`s allow, with resets.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def prove(module, ports, *, probes=(), steps=40, timeout=60):
     ports : list of Signal
         Its free inputs.
     probes : list of (Signal, str), optional
-        Signals of `module` without a driver, with the path inside it, such as ``dut.fifo.level``, of the signal
-        whose value they take.
+        Signals of `module` without a driver, each with the path of the signal whose value it takes, like
+        ``dut.fifo.level``.
     steps : int
         Clocks of the longest induction tried.
     timeout : float

@@ -53,6 +53,18 @@ def finite_maxima(rng, dtype, count):
     return np.minimum(kind, top).astype(np.uint16)
 
 
+def near_ties(rng, count):
+    """FP16 maxima, and values below them that quantise to a tie or to the closest thing to one."""
+    mantissas = rng.choice([rng.integers(1024, 2048, count), rng.integers(2000, 2048, count)])
+    values = np.arange(1, 2048)
+    halves, remainder = np.divmod(254 * values, mantissas[:, None])
+    distance = np.minimum(remainder, mantissas[:, None] - remainder) + 5000 * (values < 1024)
+    distance += 5000 * (values > mantissas[:, None]) + rng.random(distance.shape)
+    chosen = np.where((halves % 2 == 1) == (remainder < mantissas[:, None] // 2), distance, 10000).argmin(axis=1)
+    exponent = rng.integers(1, 31, count) << 10
+    return (exponent | mantissas - 1024).astype(np.uint16), (exponent | values[chosen] - 1024).astype(np.uint16)
+
+
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_quantiser_lane(dtype):
     rng = np.random.default_rng([SEED, int(dtype)])
@@ -60,6 +72,8 @@ def test_quantiser_lane(dtype):
     # Most values are near the maximum: farther ones quantise to zero.
     spread = rng.choice([2, 64, 1 << 7, 1 << 10, 1 << 13], CLOCKS)
     values = (maxima - np.minimum(rng.integers(0, spread), maxima)).astype(np.uint16)
+    if dtype == Dtype.FP16:
+        maxima[:1000], values[:1000] = near_ties(rng, 1000)
     values |= rng.integers(0, 2, CLOCKS).astype(np.uint16) << 15
     through = rng.integers(0, 256, CLOCKS)
     raw = rng.random(CLOCKS) < 0.1

@@ -68,7 +68,7 @@ def test_widen(parts, idle):
     rng = random.Random(SEED)
     pieces = [[rng.getrandbits(16) for _ in range(rng.randint(1, 20))] for _ in range(20)]
     sent = [dict(data=one, last=n == len(piece) - 1) for piece in pieces for n, one in enumerate(piece)]
-    want = [(sum(one << 16 * n for n, one in enumerate(piece[first:first + parts])), first + parts >= len(piece))
+    want = [(value_of(piece[first:first + parts]), first + parts >= len(piece))
             for piece in pieces for first in range(0, len(piece), parts)]
     got = transform(Widen(16, 16 * parts), sent, len(want), idle)
     assert [(one.data, one.last) for one in got] == want
@@ -168,8 +168,9 @@ def test_run_splitter(lanes, idle):
     for pairs in random_rows(random.Random(SEED)):
         values, starts = row_of(pairs)
         for first in range(0, ROW_VALUES, lanes):
-            sent.append(dict(bytes=values[first:first + lanes], last=first + lanes == ROW_VALUES,
-                             marks=sum(1 << start - first for start in starts if first <= start < first + lanes)))
+            marks = sum(1 << start - first for start in starts if first <= start < first + lanes)
+            last = first + lanes == ROW_VALUES
+            sent.append(dict(bytes=values[first:first + lanes], marks=marks, last=last))
         want += [(delta | length - 1 << 8, n == len(pairs) - 1) for n, (delta, length) in enumerate(pairs)]
     got = transform(RunSplitter(lanes), sent, len(want), idle)
     assert [(one.data, one.last) for one in got] == want

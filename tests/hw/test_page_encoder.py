@@ -11,8 +11,11 @@ from speckv_model.constants import PAGE_LINES, Codec, Dtype
 from streams import receive, send, simulate
 
 
-def encode(dut, jobs, *, idle=0.0, clocks=60_000):
-    """Encodes `jobs` (codec, dtype, page) and compares with the model. Returns the clock of each result."""
+def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
+    """Encodes `jobs` (codec, dtype, page) and compares with the model. Returns the clock of each result.
+
+    For the first `blocked` clocks no stored line is accepted.
+    """
     ends = []
     collected = {}
     pages = [collected]
@@ -26,6 +29,7 @@ def encode(dut, jobs, *, idle=0.0, clocks=60_000):
                    idle=idle, seed=SEED + 1)
 
     async def stored(ctx):
+        await ctx.tick().repeat(blocked + 1)
         while True:
             line, = await receive(ctx, dut.stored, 1, stall=idle, seed=SEED + len(ends) + 65 * len(pages[-1]))
             assert line.index not in pages[-1]
@@ -81,6 +85,13 @@ def test_one_line_a_clock():
     pages = as_pages(real_rows(Dtype.BF16)[:64])
     ends = encode(PageEncoder(DeviceConfig()), [(Codec.SPECKV, Dtype.BF16, page) for page in pages])
     assert max(np.diff(ends)) <= PAGE_LINES + 1
+
+
+def test_short_pages_queue_up_behind_a_blocked_output():
+    zeros = np.zeros(4096, np.uint8)
+    ones = as_pages(np.tile(real_rows(Dtype.FP16)[:1, :1], (16, 128)))[0]
+    jobs = [(Codec.SPECKV, Dtype.FP16, page) for page in (zeros, ones, zeros, ones, zeros)]
+    encode(PageEncoder(DeviceConfig(lanes=16)), jobs, blocked=1500)
 
 
 def test_unknown_codec_means_raw():

@@ -198,10 +198,12 @@ def test_stored_bytes_that_changed_become_poison(device, codec):
     for page in range(3):
         assert_page(device, context, page, held[page], range(PAGE_LINES) if page == 1 else ())
     assert device.stats().first_error.kind == ErrorKind.PAGE_CORRUPT
-    # For good, even though the bytes are right again.
-    device.link.dram_write(address, bytes([byte]))
+    # The stored bytes are judged each time that they are fetched.
     flush(device, context, 3)
     assert_page(device, context, 1, held[1], range(PAGE_LINES))
+    device.link.dram_write(address, bytes([byte]))
+    flush(device, context, 3)
+    assert_page(device, context, 1, held[1])
 
 
 def test_a_full_pool_refuses_new_pages_and_keeps_the_old(device):

@@ -234,7 +234,7 @@ class PageCache(wiring.Component):
                     slots.write_slot.written.eq(0),
                     slots.write_slot.count.eq(0),
                     slots.write_slot.poison.eq(Mux(reopened, slots.slot.poison, 0)),
-                    self.events.opened.eq(1),
+                    self.events.opened.eq(done.state == PageState.OPEN),
                 ]
 
     # Requests to the movers

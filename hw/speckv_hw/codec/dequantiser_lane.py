@@ -18,8 +18,7 @@ class DequantiserLane(wiring.Component):
     the pipeline does not know which bytes count.
 
     The division by 127 takes no divider. With base-128 digits, n = a * 128^2 + b * 128 + c, the whole part of
-    n / 127 is (n >> 7) + (n >> 14) + (a + b + c) / 127, and n / 127 is whole where a + b + c is a multiple of
-    127.
+    n / 127 is (n >> 7) + (n >> 14) + (a + b + c) / 127, and that last quotient is 0, 1 or 2.
 
     Members
     -------
@@ -72,16 +71,15 @@ class DequantiserLane(wiring.Component):
         quotient4 = Signal(len(fourfold) - 7)
         digits4 = Signal(9)
         quarters = Signal.like(quotient4)
-        inexact5 = Signal()
         exponent5 = Signal(EXPONENT_BITS)
         twice = digits4 >= 2 * FULL_SCALE
         multiples = Cat((digits4 >= FULL_SCALE) & ~twice, twice)
 
-        # 6: round to even, one place lower where the leading one is missing and the exponent can go down
+        # 6: round, one place lower where the leading one is missing and the exponent can go down. There are no
+        # ties: 127 is prime, so a product divided by it is either whole or no multiple of one half.
         leading = Mux(is_bf16(self.dtype), quarters[9], quarters[12])
         short = ~leading & (exponent5 != 1)
         halves = Mux(short, quarters[:-1], quarters[1:])
-        inexact = inexact5 | (~short & quarters[0])
         whole6 = Signal(MANTISSA_BITS)
         up6 = Signal()
         exponent6 = Signal(EXPONENT_BITS)
@@ -102,11 +100,10 @@ class DequantiserLane(wiring.Component):
                 digits4.eq(fourfold[:7] + fourfold[7:14] + fourfold[14:]),
 
                 quarters.eq(quotient4 + multiples),
-                inexact5.eq((digits4 != 0) & (digits4 != FULL_SCALE) & (digits4 != 2 * FULL_SCALE)),
                 exponent5.eq(self.row_exponent - later(room, 3)),
 
                 whole6.eq(halves[1:]),
-                up6.eq(halves[0] & (inexact | halves[1])),
+                up6.eq(halves[0]),
                 exponent6.eq(exponent5 + Cat(~short, Const(0x7F, 7))),
 
                 self.o.eq(Cat(Mux(later(magnitude1 == 0, 5), 0, bits), later(sign, 6))),

@@ -57,8 +57,8 @@ class Counters(wiring.Component):
         read_port = memory.read_port()
         write_port = memory.write_port()
 
-        # The sweep, in two clocks: the small counter `visited` is emptied into `amount` while memory is read; then
-        # `amount` is added to the word of `added`. After a clear memory counts as zero for one whole round.
+        # The sweep, in two clocks: the small counter `visited` is emptied into `amount` while memory is read;
+        # then `amount` is added to the word of `added`. After a clear memory counts as zero for one round.
         visited = Signal(range(number))
         added = Signal(range(number), init=number - 1)
         recent = self._recent(m, visited)

@@ -19,8 +19,9 @@ class Opener(wiring.Component):
 
     OPEN takes 33 sectors, writes the entry, then gives back what the page held; without room an EMPTY page becomes
     POISONED, any other stays as it is, and the answer says `refused`. FREE and POISON write the entry first and then
-    give back. Where the old entry cannot be read its sectors stay lost until the device is reset: that is logged
-    (ENTRY_CORRUPT, MEMORY_READ); OPEN is then refused.
+    give back. Where the old entry cannot be read (ENTRY_CORRUPT, MEMORY_READ) or the new one not be written
+    (MEMORY_WRITE) that is logged, the sectors concerned stay lost until the device is reset, and a page that was to be
+    opened is POISONED.
 
     Members
     -------
@@ -51,6 +52,8 @@ class Opener(wiring.Component):
         new = Signal(Entry)
         gives_back = Signal()
         found, fault = self.table_response.p.entry, self.table_response.p.fault
+        is_foreign = found.has_place() & (found.context != job.stream.context)
+        bad = (fault != TableFault.NONE) | is_foreign
         m.d.comb += [
             self.table_request.p.page.eq(job.page),
             self.table_request.p.entry.eq(new),
@@ -73,22 +76,27 @@ class Opener(wiring.Component):
                 with m.If(transfer(self.table_request)):
                     m.next = "ENTRY"
             with m.State("ENTRY"):
-                m.d.sync += [old.eq(found), gives_back.eq((fault == TableFault.NONE) & found.has_place())]
-                with m.If(self.table_response.valid):
-                    with m.If(fault != TableFault.NONE):
-                        m.d.comb += [self.error.valid.eq(1), self.table_response.ready.eq(self.error.ready)]
-                    with m.Else():
-                        m.d.comb += self.table_response.ready.eq(1)
+                m.d.sync += [old.eq(found), gives_back.eq(~bad & found.has_place())]
+                with m.If(bad):
+                    m.d.comb += [
+                        self.error.valid.eq(self.table_response.valid),
+                        self.table_response.ready.eq(self.error.ready),
+                    ]
+                with m.Else():
+                    m.d.comb += self.table_response.ready.eq(1)
                 with m.If(transfer(self.table_response)):
                     with m.Switch(job.kind):
                         with m.Case(OpenKind.OPEN):
-                            with m.If(fault != TableFault.NONE):
-                                m.d.sync += [done.refused.eq(1), new.state.eq(PageState.POISONED)]
+                            with m.If(bad):
+                                m.d.sync += new.state.eq(PageState.POISONED)
                                 m.next = "DONE"
                             with m.Else():
                                 m.next = "ALLOCATE"
                         with m.Case(OpenKind.POISON):
-                            m.d.sync += new.state.eq(PageState.POISONED)
+                            m.d.sync += [
+                                new.state.eq(PageState.POISONED),
+                                new.context.eq(job.stream.context),
+                            ]
                             m.next = "UPDATE"
                         with m.Default():
                             m.next = "UPDATE"
@@ -110,7 +118,10 @@ class Opener(wiring.Component):
                     with m.Else():
                         m.d.sync += done.refused.eq(1)
                         with m.If(old.state == PageState.EMPTY):
-                            m.d.sync += new.state.eq(PageState.POISONED)
+                            m.d.sync += [
+                                new.state.eq(PageState.POISONED),
+                                new.context.eq(job.stream.context),
+                            ]
                             m.next = "UPDATE"
                         with m.Else():
                             m.d.sync += new.state.eq(old.state)
@@ -120,9 +131,20 @@ class Opener(wiring.Component):
                 with m.If(self.table_request.ready):
                     m.next = "UPDATED"
             with m.State("UPDATED"):
-                m.d.comb += self.table_response.ready.eq(1)
-                with m.If(self.table_response.valid):
-                    with m.If(gives_back):
+                with m.If(fault != TableFault.NONE):
+                    # Which entry DRAM holds now is not known, so neither place may be given away.
+                    m.d.comb += [
+                        self.error.valid.eq(self.table_response.valid),
+                        self.error.p.kind.eq(ErrorKind.MEMORY_WRITE),
+                        self.table_response.ready.eq(self.error.ready),
+                    ]
+                with m.Else():
+                    m.d.comb += self.table_response.ready.eq(1)
+                with m.If(transfer(self.table_response)):
+                    with m.If(fault != TableFault.NONE):
+                        m.d.sync += new.state.eq(PageState.POISONED)
+                        m.next = "DONE"
+                    with m.Elif(gives_back):
                         m.next = "GIVE_BACK"
                     with m.Else():
                         m.next = "DONE"

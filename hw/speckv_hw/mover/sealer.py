@@ -34,7 +34,8 @@ class Sealer(wiring.Component):
     are those that it had reserved. Lines without content are stored as zeros.
 
     A page with a poisoned line that is sealed becomes POISONED; so does one whose write DRAM refuses (logged as
-    MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ).
+    MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ). Where DRAM refuses the entry, the sectors
+    of both places stay lost until the device is reset.
 
     Members
     -------
@@ -233,7 +234,11 @@ class Sealer(wiring.Component):
             with m.State("UPDATED"):
                 m.d.comb += self.table_response.ready.eq(1)
                 with m.If(self.table_response.valid):
-                    with m.If(new.state == PageState.OPEN):
+                    with m.If(self.table_response.p.fault != TableFault.NONE):
+                        # Which entry DRAM holds now is not known, so no place may be given away.
+                        m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), new.state.eq(PageState.POISONED)]
+                        m.next = "LOG"
+                    with m.Elif(new.state == PageState.OPEN):
                         m.next = "DONE"
                     with m.Else():
                         m.next = "GIVE_BACK"

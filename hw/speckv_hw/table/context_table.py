@@ -102,11 +102,12 @@ class ContextTable(wiring.Component):
         with m.Elif(transfer(self.managed)):
             m.d.sync += managing.eq(0)
 
-        # Clock 1: the slot map is read, or written.
+        # Clock 1: the slot map is read or written; never both, so that what a read gets that meets a write need
+        # not be defined.
         op = self.manage.payload
         page = self.lookup.payload.page
         m.d.comb += [
-            slot_read.en.eq(advance),
+            slot_read.en.eq(advance & ~slot_write.en),
             slot_read.addr.eq(Mux(transfer(self.manage), op.slot, page[page_bits - slot_bits:page_bits])),
             slot_write.addr.eq(Mux(sweeping, sweep, op.slot)),
             slot_write.data.valid.eq(op.valid & ~sweeping),
@@ -128,9 +129,9 @@ class ContextTable(wiring.Component):
                 end_page.eq(op.record.first_page + op.record.pages),
             ]
 
-        # Clock 2: the record is read, or written.
+        # Clock 2: the same with the record.
         m.d.comb += [
-            record_read.en.eq(advance),
+            record_read.en.eq(advance & ~record_write.en),
             record_read.addr.eq(Mux(first.is_op, first_op.context, slot_read.data.context)),
             record_write.addr.eq(Mux(sweeping, sweep, first_op.context)),
             record_write.data.record.eq(Mux(sweeping, 0, first_op.record)),

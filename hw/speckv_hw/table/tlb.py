@@ -102,6 +102,9 @@ class Tlb(wiring.Component):
             was_valid = Signal(name=f"was_valid{way}")
             m.d.sync += was_valid.eq(valid.bit_select(set_, 1))
             m.d.comb += [
+                # Never while writing, so that what a read meets in the same clock need not be defined.
+                tags_read.en.eq(~read),
+                entries_read.en.eq(~read),
                 tags_read.addr.eq(set_),
                 entries_read.addr.eq(set_),
                 hits[way].eq(was_valid & (tags_read.data == tag)),

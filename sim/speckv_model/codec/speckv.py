@@ -74,13 +74,11 @@ def dequantise(quantised, maxima, dtype):
     # the spacing of subnormals and needs no leading one.
     room = np.minimum(_LEADING_ZEROS[magnitude], exponent - 1)
     exponent = exponent - room
-    quarters, remainder = np.divmod(4 * (magnitude << room) * mantissa, FULL_SCALE)
+    quarters = 4 * (magnitude << room) * mantissa // FULL_SCALE
     short = (quarters < 4 << bits) & (exponent > 1)
     exponent = exponent - short
-    halves = np.where(short, quarters, quarters >> 1)
-    inexact = (remainder != 0) | (~short & (quarters & 1 != 0))
-    value = halves >> 1
-    value += halves & 1 & (inexact | value)
+    # There are no ties: 127 is prime, so a product divided by it is either whole or no multiple of one half.
+    value = (np.where(short, quarters, quarters >> 1) + 1) >> 1
     value += (exponent - 1) << bits
     value[magnitude == 0] = 0
     return (value | (quantised & 0x80) << 8).astype(np.uint16)

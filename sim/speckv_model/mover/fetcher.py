@@ -20,9 +20,9 @@ for constant in (NO_LINES, ALL_LINES, ZERO_PAGE):
 class Fetcher:
     """Looks a page up in the page table, reads what is stored of it, checks it and decodes it.
 
-    An entry or a page that fails its check becomes POISONED for good. Where DRAM answers with an error the
-    lines concerned are poison in the cache only: one by one for `raw` and OPEN pages, all for other codecs
-    and where the header of an OPEN page is lost.
+    An entry or a page that fails its check is POISONED in the cache; what DRAM holds stays as it is, and fails again at
+    the next fetch. Where DRAM answers with an error the lines concerned are poison in the cache only: one by one for
+    `raw` and OPEN pages, all for other codecs and where the header of an OPEN page is lost.
 
     What was decoded lately is kept, found by the stored bytes themselves: that only saves time.
 
@@ -53,13 +53,13 @@ class Fetcher:
             return self._done(PageState.EMPTY)
         if not 1 <= entry.lines <= MAX_STORED_LINES:
             # An OPEN page that was never spilled has no content but in the cache: here it is lost.
-            return self._corrupt(page, stream, ErrorKind.ENTRY_CORRUPT)
+            return self._corrupt(page, ErrorKind.ENTRY_CORRUPT)
         stored, failed = self._dram.read_lines(self._config.sector_line(entry.place), entry.lines)
         self._counters.add("FETCH_LINES_IN", entry.lines)
         if failed.any():
             self._errors.record(ErrorKind.MEMORY_READ, page << PAGE_BITS)
         elif crc32(stored) != entry.crc:
-            return self._corrupt(page, stream, ErrorKind.PAGE_CORRUPT)
+            return self._corrupt(page, ErrorKind.PAGE_CORRUPT)
         if entry.state == PageState.OPEN:
             return self._open_page(stored, failed)
         return self._sealed_page(page, stream, entry, stored, failed)
@@ -77,7 +77,7 @@ class Fetcher:
         if not failed.any():
             data = self._decode(entry.codec, stream.dtype, stored)
             if data is None:
-                return self._corrupt(page, stream, ErrorKind.PAGE_CORRUPT)
+                return self._corrupt(page, ErrorKind.PAGE_CORRUPT)
             return self._done(PageState.SEALED, data=data, lines=PAGE_LINES)
         if entry.codec == Codec.RAW:
             return self._done(PageState.SEALED, poison=failed, data=stored, lines=PAGE_LINES)
@@ -100,9 +100,8 @@ class Fetcher:
         self._decoded[key] = data
         return data
 
-    def _corrupt(self, page, stream, kind):
+    def _corrupt(self, page, kind):
         self._errors.record(kind, page << PAGE_BITS)
-        self._opener.poison(page, stream)
         return self._done(PageState.POISONED)
 
     def _done(self, state, base=False, written=NO_LINES, poison=None, data=ZERO_PAGE, lines=0):

@@ -62,10 +62,9 @@ class Opener:
         return self._become(page, stream, Entry(state=PageState.POISONED, context=stream.context))
 
     def lookup(self, page, stream):
-        """The page's entry, or None where DRAM does not give it.
+        """The page's entry, or None where DRAM does not give it or it cannot be trusted; both are logged.
 
-        An entry that cannot be trusted is replaced by a POISONED one; the sectors that it named, if any, stay
-        taken until the next reset. Both are logged.
+        The sectors that such an entry named, if any, stay taken until the next reset.
         """
         entry, fault = self._table.lookup(page)
         if fault == TableFault.MEMORY:
@@ -74,7 +73,7 @@ class Opener:
         is_foreign = entry.has_place and entry.context != stream.context
         if fault == TableFault.CORRUPT or is_foreign:
             self._errors.record(ErrorKind.ENTRY_CORRUPT, page << PAGE_BITS)
-            return self._poison(page, stream)
+            return None
         return entry
 
     def replace(self, page, before, after):

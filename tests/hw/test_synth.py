@@ -1,0 +1,67 @@
+"""The synthesis flow on components of known size. Placing and routing is left to `make synth`."""
+
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+from speckv_hw.config import DeviceConfig
+from speckv_hw.generate import verilog_of
+from speckv_hw.stream import Fifo, Stage
+from speckv_hw.synth.blocks import BLOCKS
+from speckv_hw.synth.flow import FlowError, boundary, route, synthesise
+
+CONFIG = DeviceConfig.small()
+
+
+class Product(wiring.Component):
+    def __init__(self):
+        super().__init__({"a": In(16), "b": In(16), "o": Out(32)})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.o.eq(self.a * self.b)
+        return m
+
+
+def test_registers(tmp_path):
+    area = synthesise(verilog_of(CONFIG, Stage(100)), tmp_path, 60)
+    assert area["ff"] == 2 * 100 + 2
+    assert 100 <= area["lut4"] <= 120
+    assert area["dsp"] == area["bram"] == 0
+
+
+@pytest.mark.parametrize("depth, width, bram", [(17, 36, 0), (1025, 36, 2)])
+def test_memories_are_memory_cells(depth, width, bram, tmp_path):
+    area = synthesise(verilog_of(CONFIG, Fifo(width, depth)), tmp_path, 60)
+    assert area["bram"] == bram
+    assert area["cells"].get("TRELLIS_DPR16X4", 0) == (0 if bram else width // 4)
+    assert area["ff"] < width + 100
+
+
+def test_product(tmp_path):
+    area = synthesise(verilog_of(CONFIG, Product()), tmp_path, 60)
+    assert area["dsp"] == 1 and area["ff"] == 32
+
+
+def test_time_is_limited(tmp_path):
+    with pytest.raises(FlowError, match="synthesise: not done after 0.01 s"):
+        synthesise(verilog_of(CONFIG, Stage(1)), tmp_path, 0.01)
+
+
+def test_what_is_too_large_is_not_routed(tmp_path):
+    area = {"lut4": 90000, "ff": 0, "dsp": 0, "bram": 0}
+    with pytest.raises(FlowError, match="does not fit: 90000 lut4"):
+        route(area, tmp_path, 60)
+
+
+def test_boundary_needs_three_pins():
+    text = boundary(verilog_of(CONFIG, Fifo(700, 4)))
+    assert text.startswith("module boundary(input clk, input reset, input serial);")
+    assert "input_register [701:0]" in text and "output_register [704:0]" in text
+
+
+def test_every_block_can_be_made():
+    for make in BLOCKS.values():
+        component = make(CONFIG)
+        component._MustUse__silence = True
+        assert component.signature.members
