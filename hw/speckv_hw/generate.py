@@ -36,6 +36,11 @@ attrmap -modattr{_REMOVED}
 write_verilog -norename
 """
 
+# Yosys makes a block that it writes run once at the start by having it read a register of this name, but forgets that
+# where the block has but one assignment; a block that reads nothing would never run in a simulator.
+_TRIGGER = re.compile(r"^  reg (\\\$auto\$verilog_backend\S+ ) = 0;$", re.MULTILINE)
+_CONSTANT_BLOCK = re.compile(r"^  always @\*\n    (\S+ (?:\[[\d:]+\] )?= \d+'h[0-9a-fx]+;)$", re.MULTILINE)
+
 _PORT = re.compile(r"^  (input|output) (?:\[(\d+):0\] )?(\w+);", re.MULTILINE)
 
 
@@ -69,7 +74,20 @@ def verilog_of(config, component=None):
                          input=_SCRIPT.format(rtlil=text), capture_output=True, encoding="utf-8")
     if run.returncode:
         raise RuntimeError(f"Yosys refused the design: {run.stderr.strip()}")
-    return run.stdout.lstrip("\n")
+    modules = re.split(r"^(?=module )", run.stdout.lstrip("\n"), flags=re.MULTILINE)
+    return "".join(map(_run_constant_blocks, modules))
+
+
+def _run_constant_blocks(module):
+    """The Verilog `module` with a trigger read in every block that reads nothing else."""
+    if not _CONSTANT_BLOCK.search(module):
+        return module
+    found = _TRIGGER.search(module)
+    trigger = found.group(1) if found else "\\$constant_trigger "
+    if not found:
+        module = re.sub(r";\n", f";\n  reg {trigger} = 0;\n".replace("\\", r"\\"), module, count=1)
+    body = f"  always @* begin\n    if ({trigger}) begin end\n    "
+    return _CONSTANT_BLOCK.sub(lambda match: f"{body}{match.group(1)}\n  end", module)
 
 
 def ports_of(verilog, name=NAME):

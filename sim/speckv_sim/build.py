@@ -77,11 +77,6 @@ def without_initial_values(verilog):
     return re.sub(r"^\s*\S+\[\d+\]\s*=\s*\d+'h0+;\n", "", verilog, flags=re.M)
 
 
-def _with_constants_driven(verilog):
-    """Yosys writes constant bits of a signal as ``always @*`` blocks; these read nothing and so would never run."""
-    return re.sub(r"always @\*(\s+[^;=()]+ = \d+'h[0-9a-f]+;)", r"always_comb\1", verilog)
-
-
 def _device_verilog(config):
     """Verilog of the device, kept as long as no source of it changes, since writing it takes a while."""
     import speckv_hw
@@ -107,7 +102,7 @@ def _compile(folder, verilog, verilator_flags):
     begin = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        (work / "device.v").write_text(_with_constants_driven(verilog))
+        (work / "device.v").write_text(verilog)
         home = Path(verilator.__file__).parent
         # The package's own launcher would prefer a Verilator of the system. Precompiled headers fail to build
         # with larger designs unless they are plainly included.

@@ -54,15 +54,16 @@ def finite_maxima(rng, dtype, count):
 
 
 def near_ties(rng, count):
-    """FP16 maxima, and values below them that quantise to a tie or to the closest thing to one."""
-    mantissas = rng.choice([rng.integers(1024, 2048, count), rng.integers(2000, 2048, count)])
-    values = np.arange(1, 2048)
-    halves, remainder = np.divmod(254 * values, mantissas[:, None])
-    distance = np.minimum(remainder, mantissas[:, None] - remainder) + 5000 * (values < 1024)
-    distance += 5000 * (values > mantissas[:, None]) + rng.random(distance.shape)
-    chosen = np.where((halves % 2 == 1) == (remainder < mantissas[:, None] // 2), distance, 10000).argmin(axis=1)
+    """FP16 maxima, and values below them that quantise to a tie or come as close to one as can be."""
+    maxima = rng.choice([rng.integers(1024, 2048, count), rng.integers(2000, 2048, count)])
+    values = np.arange(1024, 2048)
+    # A tie is an odd multiple of m in 254 * x.
+    past_tie = (2 * 127 * values - maxima[:, None]) % (2 * maxima[:, None])
+    distance = np.minimum(past_tie, 2 * maxima[:, None] - past_tie) + rng.integers(0, 3, past_tie.shape)
+    distance[values > maxima[:, None]] = 5000
+    values = values[distance.argmin(axis=1)]
     exponent = rng.integers(1, 31, count) << 10
-    return (exponent | mantissas - 1024).astype(np.uint16), (exponent | values[chosen] - 1024).astype(np.uint16)
+    return (exponent + maxima - 1024).astype(np.uint16), (exponent + values - 1024).astype(np.uint16)
 
 
 @pytest.mark.parametrize("dtype", list(Dtype))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -109,3 +110,23 @@ def test_bad_settings(arguments, message, tmp_path):
 
 def test_changes():
     assert parse_changes(["lanes=0x10", "codecs=raw"]) == {"lanes": 16, "codecs": ("raw",)}
+
+
+class PartlyConstant(wiring.Component):
+    """A signal of which some bits are decided by a condition and others are constant."""
+    choose: In(1)
+    o: Out(8)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.o[4:].eq(15)
+        with m.If(self.choose):
+            m.d.comb += self.o[:4].eq(5)
+        return m
+
+
+def test_constant_bits_of_a_signal_are_driven_in_simulation():
+    verilog = verilog_of(CONFIG, PartlyConstant())
+    assert "4'hf" in verilog
+    for block in re.findall(r"always @\*\n(.*)", verilog):
+        assert not re.search(r" = \d+'h[0-9a-f]+;", block), f"a block that reads nothing never runs: {block}"

@@ -75,8 +75,8 @@ class DequantiserLane(wiring.Component):
         twice = digits4 >= 2 * FULL_SCALE
         multiples = Cat((digits4 >= FULL_SCALE) & ~twice, twice)
 
-        # 6: round, one place lower where the leading one is missing and the exponent can go down. There are no
-        # ties: 127 is prime, so a product divided by it is either whole or no multiple of one half.
+        # 6: round, one place lower where the leading one is missing and the exponent can go down. There are
+        # no ties: 127 is prime, so a product divided by it is either whole or no multiple of one half.
         leading = Mux(is_bf16(self.dtype), quarters[9], quarters[12])
         short = ~leading & (exponent5 != 1)
         halves = Mux(short, quarters[:-1], quarters[1:])

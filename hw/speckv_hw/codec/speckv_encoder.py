@@ -19,8 +19,8 @@ from .widen import Widen
 __all__ = ["SpeckvEncoder"]
 
 _BEATS = 64
-"""Beats that fit where rows wait for their maximum, and where they wait for their number of runs. Two rows
-and the latencies between would do at 32 lanes, a raw row at 8; from here on block memory is the better choice.
+"""Beats that fit where rows wait for their maximum, and where they wait for their number of runs. Two rows and
+the latencies between would do at 32 lanes, a raw row at 8; at this depth block memory pays.
 """
 
 

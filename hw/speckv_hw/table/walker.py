@@ -108,11 +108,13 @@ class Walker(wiring.Component):
             self.write_job.payload.entry.check.eq(right_check),
         ]
 
+        fault = Signal(TableFault)
         with m.If(failed):
-            m.d.comb += self.response.payload.fault.eq(TableFault.MEMORY)
+            m.d.comb += fault.eq(TableFault.MEMORY)
         with m.Elif(right_check != entry.check):
-            m.d.comb += self.response.payload.fault.eq(TableFault.CORRUPT)
-        with m.If(self.response.payload.fault == TableFault.NONE):
+            m.d.comb += fault.eq(TableFault.CORRUPT)
+        m.d.comb += self.response.payload.fault.eq(fault)
+        with m.If(fault == TableFault.NONE):
             m.d.comb += self.response.payload.entry.eq(entry)
         with m.Else():
             m.d.comb += self.response.payload.entry.state.eq(PageState.POISONED)
