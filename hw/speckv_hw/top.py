@@ -84,7 +84,7 @@ class Device(wiring.Component):
         m.submodules.fetcher = self._fetcher = Fetcher(config)
         m.submodules.opener = self._opener = Opener(config)
         m.submodules.sealer = self._sealer = Sealer(config)
-        m.submodules.table = self._table = PageTable(config, clients=4)
+        m.submodules.table = self._table = PageTable(config, clients=5)
         m.submodules.pool = self._pool = PoolAllocator(config)
         m.submodules.memory = self._memory = MemoryPort(
             config, readers=2, writers=2, read_depth=(FETCH_READ_LINES, TABLE_READ_LINES))
@@ -135,9 +135,14 @@ class Device(wiring.Component):
         chain(m, sealer.line_request, cache.seal_read)
         chain(m, cache.seal_data, sealer.line_data)
 
-        for number, client in enumerate((fetcher, opener, sealer, self._commands)):
-            chain(m, client.table_request, getattr(self._table, f"request{number}"))
-            chain(m, getattr(self._table, f"response{number}"), client.table_response)
+        for number, (request, response) in enumerate((
+                (fetcher.table_request, fetcher.table_response),
+                (opener.table_request, opener.table_response),
+                (sealer.table_request, sealer.table_response),
+                (sealer.update_request, sealer.update_response),
+                (self._commands.table_request, self._commands.table_response))):
+            chain(m, request, getattr(self._table, f"request{number}"))
+            chain(m, getattr(self._table, f"response{number}"), response)
 
         pool = self._pool
         m.submodules.allocations = allocations = Share(6, AllocateResponse, clients=2, outstanding=2)

@@ -32,7 +32,7 @@ def soon(m, condition, clocks, name):
 def queue_properties(dut, capacity, wait):
     """Module, free inputs and count of payloads inside for a component `dut` with `i` and `o`.
 
-    Asserts that it keeps the contract; neither loses, doubles nor reorders payloads; holds `capacity` at most;
+    Asserts that it keeps the contract; does not lose, double or reorder payloads; holds `capacity` at most;
     offers one within `wait` clocks of having one, and takes one within `wait` clocks of having room.
     """
     m = Module()

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from streams import receive, send
 
-from speckv_hw.types import (AllocateResponse, FreeRequest, ReadData, TableFault, TableOp, TableResponse, WriteDone)
+from speckv_hw.types import AllocateResponse, ReadData, TableFault, TableOp, TableResponse, WriteDone
 from speckv_model.constants import LINE_BYTES, PageState
 from speckv_model.pool.pool_allocator import PoolAllocator
 
@@ -31,8 +31,14 @@ class Surroundings:
             await ctx.tick()
 
     async def table(self, ctx, dut):
+        await self._serve_table(ctx, dut.table_request, dut.table_response)
+
+    async def updates(self, ctx, dut):
+        await self._serve_table(ctx, dut.update_request, dut.update_response)
+
+    async def _serve_table(self, ctx, requests, responses):
         while True:
-            request, = await receive(ctx, dut.table_request, 1)
+            request, = await receive(ctx, requests, 1)
             await self.pause(ctx)
             if request.op == TableOp.UPDATE:
                 entry = request.entry
@@ -41,7 +47,7 @@ class Surroundings:
                     "place": entry.place, "lines": entry.lines, "crc": entry.crc}
             fault = self.faults.get(request.page, TableFault.NONE)
             entry = self.entries.get(request.page, {}) if fault == TableFault.NONE else {"state": PageState.POISONED}
-            await send(ctx, dut.table_response, [TableResponse.const({
+            await send(ctx, responses, [TableResponse.const({
                 "entry": {name: int(value) for name, value in entry.items()}, "fault": fault})])
 
     async def allocations(self, ctx, dut):
@@ -55,7 +61,6 @@ class Surroundings:
     async def frees(self, ctx, dut):
         while True:
             request, = await receive(ctx, dut.free, 1, stall=self.stall)
-            assert isinstance(request.sector, int) and FreeRequest
             self.pool.free(request.sector, request.sectors)
 
     async def writes(self, ctx, dut):

@@ -3,6 +3,7 @@ back-pressure."""
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_model import codec as model
@@ -87,6 +88,31 @@ def test_one_line_a_clock():
     dtype = Dtype.BF16
     ends = decode(PageDecoder(DeviceConfig()), stored_pages(None, dtype, as_pages(real_rows(dtype)[:64])))
     assert max(np.diff(ends)) <= PAGE_LINES + 1
+
+
+def test_reset_empties_it():
+    rng = np.random.default_rng(SEED)
+    dtype = Dtype.FP16
+    before, after = (stored for *_, stored in stored_pages(rng, dtype, as_pages(real_rows(dtype)[:32])))
+    reset = Signal()
+    dut = PageDecoder(DeviceConfig(lanes=16))
+
+    async def drive(ctx):
+        for stored, lines in ((before, 20), (after, len(after) // LINE_BYTES)):
+            await send(ctx, dut.start, [dict(codec=int(Codec.SPECKV), dtype=0, lines=len(stored) // LINE_BYTES)])
+            await send(ctx, dut.stored, to_lines(stored)[:lines])
+            if stored is before:
+                ctx.set(reset, 1)
+                await ctx.tick()
+                ctx.set(reset, 0)
+
+    async def drain(ctx):
+        ctx.set(dut.lines.ready, 1)
+        await ctx.posedge(reset)
+        await ctx.tick()
+        assert await receive(ctx, dut.lines, PAGE_LINES) == to_lines(model.decode(Codec.SPECKV, dtype, after))
+
+    simulate(ResetInserter(reset)(dut), drive, drain, clocks=2000)
 
 
 def test_unknown_codec_means_raw():

@@ -3,6 +3,7 @@ back-pressure."""
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
 from speckv_hw.codec.page_encoder import PageEncoder
 from speckv_model import codec as model
@@ -92,6 +93,32 @@ def test_short_pages_queue_up_behind_a_blocked_output():
     ones = as_pages(np.tile(real_rows(Dtype.FP16)[:1, :1], (16, 128)))[0]
     jobs = [(Codec.SPECKV, Dtype.FP16, page) for page in (ones, zeros, zeros, ones)]
     encode(PageEncoder(DeviceConfig()), jobs, blocked=600)
+
+
+def test_reset_empties_it():
+    rng = np.random.default_rng(SEED)
+    before, after = mixed_pages(rng, Dtype.FP16, 2)
+    reset = Signal()
+    dut = PageEncoder(DeviceConfig(lanes=16))
+
+    async def drive(ctx):
+        await send(ctx, dut.start, [dict(codec=int(Codec.SPECKV), dtype=0)])
+        await send(ctx, dut.lines, to_lines(before)[:50])
+        ctx.set(reset, 1)
+        await ctx.tick()
+        ctx.set(reset, 0)
+        await send(ctx, dut.start, [dict(codec=int(Codec.SPECKV), dtype=0)])
+        await send(ctx, dut.lines, to_lines(after))
+
+    async def check(ctx):
+        await ctx.posedge(reset)
+        await ctx.tick()
+        want, lines, _ = model.encode_pages(Codec.SPECKV, Dtype.FP16, after[None])
+        got = await receive(ctx, dut.stored, lines[0])
+        assert {line.index: line.data for line in got} == dict(enumerate(to_lines(want[0])[:lines[0]]))
+        await receive(ctx, dut.result, 1)
+
+    simulate(ResetInserter(reset)(dut), drive, check, clocks=2000)
 
 
 def test_unknown_codec_means_raw():

@@ -19,9 +19,8 @@ from .widen import Widen
 __all__ = ["SpeckvEncoder"]
 
 _BEATS = 64
-"""Beats that fit where rows wait for their maximum, and where they wait for their number of runs. Two rows and
-the latencies between would do at 32 lanes, a raw row at 8; at this depth block memory pays.
-"""
+"""Beats that fit where rows wait for their maximum, and where they wait for their number of runs. Two rows
+and the latencies between would do at 32 lanes, a raw row at 8; at this depth block memory pays."""
 
 
 class SpeckvEncoder(wiring.Component):
@@ -72,11 +71,12 @@ class SpeckvEncoder(wiring.Component):
         self._connect(m, maximum.o, reciprocal.i)
         self._connect(m, reciprocal.o, scales.i)
 
-        # Quantised rows wait in `beats` until it is known how they are kept.
+        # Quantised rows wait in `beats` until it is known how they are kept. The row whose pairs are being
+        # written has left `beats`, but its summary is still needed.
         m.submodules.quantiser = quantiser = Quantiser(lanes)
         m.submodules.marker = marker = RunMarker(lanes)
         m.submodules.beats = beats = Fifo(byte_beat(lanes), _BEATS)
-        m.submodules.summaries = summaries = Fifo(RowSummary, rows)
+        m.submodules.summaries = summaries = Fifo(RowSummary, rows + 1)
         self._issue(m, values, scales, quantiser, beats)
         self._connect(m, quantiser.o, marker.i)
         self._connect(m, marker.o, beats.i)

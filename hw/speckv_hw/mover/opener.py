@@ -17,11 +17,11 @@ __all__ = ["Opener"]
 class Opener(wiring.Component):
     """Opens, frees and poisons pages: page table entry and pool, one job at a time, answered in order.
 
-    OPEN takes 33 sectors, writes the entry, then gives back what the page held; without room an EMPTY page becomes
+    OPEN takes 33 sectors, hands the entry to the page table and answers, then gives back what the page held; without room an EMPTY page becomes
     POISONED, any other stays as it is, and the answer says `refused`. FREE and POISON write the entry first and then
     give back. Where the old entry cannot be read (ENTRY_CORRUPT, MEMORY_READ) or the new one not be written
-    (MEMORY_WRITE) that is logged, the sectors concerned stay lost until the device is reset, and a page that was to be
-    opened is POISONED.
+    (MEMORY_WRITE) that is logged and the sectors concerned stay lost until the device is reset. A page that was to be
+    opened is POISONED then, at once or when the sealer finds no entry for it.
 
     Members
     -------
@@ -51,6 +51,7 @@ class Opener(wiring.Component):
         old = Signal(Entry)
         new = Signal(Entry)
         gives_back = Signal()
+        answered = Signal()
         found, fault = self.table_response.p.entry, self.table_response.p.fault
         is_foreign = found.has_place() & (found.context != job.stream.context)
         bad = (fault != TableFault.NONE) | is_foreign
@@ -68,7 +69,7 @@ class Opener(wiring.Component):
         ]
         with m.FSM():
             with m.State("LOOKUP"):
-                m.d.sync += [new.eq(0), done.refused.eq(0)]
+                m.d.sync += [new.eq(0), done.refused.eq(0), answered.eq(0)]
                 m.d.comb += [
                     self.table_request.valid.eq(self.job.valid),
                     self.table_request.p.op.eq(TableOp.LOOKUP),
@@ -129,6 +130,15 @@ class Opener(wiring.Component):
             with m.State("UPDATE"):
                 m.d.comb += [self.table_request.valid.eq(1), self.table_request.p.op.eq(TableOp.UPDATE)]
                 with m.If(self.table_request.ready):
+                    with m.If(new.state == PageState.OPEN):
+                        m.next = "OPENED"
+                    with m.Else():
+                        m.next = "UPDATED"
+            with m.State("OPENED"):
+                # The write that waits for this need not wait for DRAM: whoever looks the entry up will.
+                m.d.comb += self.done.valid.eq(1)
+                with m.If(self.done.ready):
+                    m.d.sync += answered.eq(1)
                     m.next = "UPDATED"
             with m.State("UPDATED"):
                 with m.If(fault != TableFault.NONE):
@@ -153,7 +163,7 @@ class Opener(wiring.Component):
                 with m.If(self.free.ready):
                     m.next = "DONE"
             with m.State("DONE"):
-                m.d.comb += [self.done.valid.eq(1), self.job.ready.eq(self.done.ready)]
-                with m.If(self.done.ready):
+                m.d.comb += [self.done.valid.eq(~answered), self.job.ready.eq(answered | self.done.ready)]
+                with m.If(self.job.ready):
                     m.next = "LOOKUP"
         return m

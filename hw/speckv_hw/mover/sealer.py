@@ -8,13 +8,16 @@ from speckv_hw.codec.page_encoder import PageEncoder
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import SpillHeader, first_line
-from speckv_hw.stream import Stage, chain, transfer
-from speckv_hw.types import (LINE_BITS, AllocateResponse, Codec, Entry, ErrorKind, ErrorRecord, FreeRequest, PageState,
-                             SealDone, SealJob, SealKind, SlotLine, TableFault, TableOp, TableRequest, TableResponse,
-                             WriteData, WriteDone, WriteRequest)
-from speckv_model.constants import OPEN_SECTORS
+from speckv_hw.mover.seal_finisher import SealFinisher, SealOutcome
+from speckv_hw.stream import Fifo, Stage, chain, transfer
+from speckv_hw.types import (LINE_BITS, AllocateResponse, Codec, ErrorKind, ErrorRecord, FreeRequest, PageState, SealDone,
+                             SealJob, SealKind, SlotLine, TableFault, TableOp, TableRequest, TableResponse, WriteData,
+                             WriteDone, WriteRequest)
 
 __all__ = ["Sealer", "SealerEvents"]
+
+UNFINISHED = 4
+"""Pages whose lines are on their way to DRAM while the next one is encoded."""
 
 
 class SealerEvents(data.Struct):
@@ -26,12 +29,13 @@ class SealerEvents(data.Struct):
 
 
 class Sealer(wiring.Component):
-    """Writes pages to DRAM and their entries to the page table, one job at a time, answered in order.
+    """Writes pages to DRAM and their entries to the page table, in order.
 
     SPILL writes a header (`SpillHeader`) and the lines up to the last that holds content into the page's reserved 33
     sectors. SEAL encodes the page into a page buffer, places it, writes it, and gives the reserved sectors back; a page
     that its codec does not shrink is stored as `raw`. Where the pool has no room for the sealed page its first sectors
-    are those that it had reserved. Lines without content are stored as zeros.
+    are those that it had reserved. Lines without content are stored as zeros. While DRAM takes the lines of a page, and
+    the page table its entry (`SealFinisher`), the next page is encoded.
 
     A page with a poisoned line that is sealed becomes POISONED; so does one whose write DRAM refuses (logged as
     MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ). Where DRAM refuses the entry, the sectors
@@ -42,7 +46,8 @@ class Sealer(wiring.Component):
     job : In(stream of SealJob)
     done : Out(stream of SealDone)
     line_request, line_data : read port of the page cache
-    table_request, table_response : client of the page table
+    table_request, table_response : client of the page table, to look entries up
+    update_request, update_response : client of the page table, to write them
     allocate, allocated, free : client of the pool
     write_request, write_data, write_done : client of the memory port
     error : Out(stream of ErrorRecord)
@@ -58,6 +63,8 @@ class Sealer(wiring.Component):
             "line_data": In(stream.Signature(LINE_BITS)),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
+            "update_request": Out(stream.Signature(TableRequest)),
+            "update_response": In(stream.Signature(TableResponse)),
             "allocate": Out(stream.Signature(6)),
             "allocated": In(stream.Signature(AllocateResponse)),
             "free": Out(stream.Signature(FreeRequest)),
@@ -74,18 +81,24 @@ class Sealer(wiring.Component):
         m.submodules.encoder = encoder = PageEncoder(self._config)
         m.submodules.checksum = checksum = Checksum()
         m.submodules.write_stage = write = Stage(WriteData)
+        m.submodules.outcomes = outcomes = Fifo(SealOutcome, UNFINISHED)
+        m.submodules.finisher = finisher = SealFinisher()
         chain(m, write, self.write_data)
+        chain(m, outcomes, finisher.outcome)
+        chain(m, finisher.table_request, self.update_request)
+        chain(m, self.update_response, finisher.table_response)
+        chain(m, self.write_done, finisher.write_done)
+        for name in ("free", "error", "done"):
+            chain(m, getattr(finisher, name), getattr(self, name))
         lines = self._content(m)
         stored = self._page_buffer(m, encoder)
 
-        old = Signal(Entry)
-        new = Signal(Entry)
+        found, fault = self.table_response.p.entry, self.table_response.p.fault
+        outcome = Signal(SealOutcome)
+        entry = outcome.entry
         codec = Signal(Codec)
-        failed = Signal(ErrorKind)
-        own_room = Signal()
         written = Signal(7)
         last = self._last_line(m)
-        sectors = (new.lines + 1) >> 1
         header = Signal(SpillHeader)
         m.d.comb += [
             header.written.eq(job.written),
@@ -93,20 +106,16 @@ class Sealer(wiring.Component):
             header.poison.eq(job.poison),
             encoder.start.p.codec.eq(codec),
             encoder.start.p.dtype.eq(job.stream.dtype),
+            self.table_request.p.op.eq(TableOp.LOOKUP),
             self.table_request.p.page.eq(job.page),
-            self.table_request.p.entry.eq(new),
-            self.table_request.p.entry.crc.eq(checksum.crc),
-            self.allocate.payload.eq(sectors),
-            self.write_request.p.line.eq(first_line(self._config, new.place)),
-            self.write_request.p.count.eq(new.lines),
+            self.allocate.payload.eq(outcome.sectors()),
+            self.write_request.p.line.eq(first_line(self._config, entry.place)),
+            self.write_request.p.count.eq(entry.lines),
             write.i.p.enable.eq(~0),
             checksum.line.eq(write.i.p.data),
             checksum.valid.eq(transfer(write.i)),
-            self.error.p.kind.eq(failed),
-            self.error.p.address.eq(job.page << 12),
-            self.done.p.kind.eq(job.kind),
-            self.done.p.slot.eq(job.slot),
-            self.done.p.state.eq(new.state),
+            outcomes.i.payload.eq(outcome),
+            outcomes.i.p.entry.crc.eq(checksum.crc),
             self.events.line_in.eq(transfer(encoder.lines)),
             self.events.line_out.eq(transfer(write.i) & (job.kind == SealKind.SEAL)),
         ]
@@ -114,39 +123,37 @@ class Sealer(wiring.Component):
         with m.FSM():
             with m.State("LOOKUP"):
                 m.d.sync += [
-                    new.eq(0),
-                    new.context.eq(job.stream.context),
-                    new.codec.eq(job.stream.codec),
+                    outcome.eq(0),
+                    outcome.kind.eq(job.kind),
+                    outcome.slot.eq(job.slot),
+                    outcome.page.eq(job.page),
+                    entry.context.eq(job.stream.context),
+                    entry.codec.eq(job.stream.codec),
                     codec.eq(job.stream.codec),
-                    failed.eq(ErrorKind.NONE),
-                    own_room.eq(0),
                     written.eq(0),
                 ]
-                m.d.comb += [
-                    self.table_request.valid.eq(self.job.valid),
-                    self.table_request.p.op.eq(TableOp.LOOKUP),
-                ]
+                m.d.comb += self.table_request.valid.eq(self.job.valid)
                 with m.If(transfer(self.table_request)):
                     m.next = "ENTRY"
             with m.State("ENTRY"):
-                fault = self.table_response.p.fault
                 m.d.comb += self.table_response.ready.eq(1)
-                m.d.sync += [old.eq(self.table_response.p.entry), new.place.eq(self.table_response.p.entry.place)]
+                m.d.sync += [outcome.reserved.eq(found.place), entry.place.eq(found.place)]
                 with m.If(self.table_response.valid):
-                    with m.If((fault != TableFault.NONE) | (self.table_response.p.entry.state != PageState.OPEN)):
+                    with m.If((fault != TableFault.NONE) | (found.state != PageState.OPEN)):
                         m.d.sync += [
-                            failed.eq(Mux(fault == TableFault.MEMORY, ErrorKind.MEMORY_READ, ErrorKind.ENTRY_CORRUPT)),
-                            new.state.eq(PageState.POISONED),
+                            outcome.failed.eq(Mux(fault == TableFault.MEMORY,
+                                                  ErrorKind.MEMORY_READ, ErrorKind.ENTRY_CORRUPT)),
+                            entry.state.eq(PageState.POISONED),
                         ]
-                        m.next = "LOG"
+                        m.next = "FINISH"
                     with m.Elif(job.kind == SealKind.SPILL):
-                        m.d.sync += [new.state.eq(PageState.OPEN), new.lines.eq(last + 2)]
+                        m.d.sync += [entry.state.eq(PageState.OPEN), entry.lines.eq(last + 2)]
                         m.next = "WRITE"
                     with m.Elif(job.poison.any()):
-                        m.d.sync += [new.state.eq(PageState.POISONED), new.place.eq(0)]
-                        m.next = "UPDATE"
+                        m.d.sync += [entry.state.eq(PageState.POISONED), entry.place.eq(0)]
+                        m.next = "FINISH"
                     with m.Else():
-                        m.d.sync += new.state.eq(PageState.SEALED)
+                        m.d.sync += entry.state.eq(PageState.SEALED)
                         m.next = "ENCODE"
 
             with m.State("ENCODE"):
@@ -165,7 +172,7 @@ class Sealer(wiring.Component):
                 with m.If(encoder.result.valid):
                     m.d.comb += self._reset_lines.eq(1)
                     with m.If(encoder.result.p.fits | (codec == Codec.RAW)):
-                        m.d.sync += [new.lines.eq(encoder.result.p.lines), new.codec.eq(codec)]
+                        m.d.sync += [entry.lines.eq(encoder.result.p.lines), entry.codec.eq(codec)]
                         m.next = "ALLOCATE"
                     with m.Else():
                         m.d.sync += codec.eq(Codec.RAW)
@@ -176,14 +183,15 @@ class Sealer(wiring.Component):
                     m.next = "PLACE"
             with m.State("PLACE"):
                 m.d.comb += self.allocated.ready.eq(1)
-                m.d.sync += own_room.eq(~self.allocated.p.ok)
+                m.d.sync += outcome.stays.eq(~self.allocated.p.ok)
                 with m.If(self.allocated.valid):
                     with m.If(self.allocated.p.ok):
-                        m.d.sync += new.place.eq(self.allocated.p.sector)
+                        m.d.sync += entry.place.eq(self.allocated.p.sector)
                     m.next = "WRITE"
 
             with m.State("WRITE"):
                 m.d.comb += [self.write_request.valid.eq(1), checksum.start.eq(1)]
+                m.d.sync += outcome.is_written.eq(1)
                 with m.If(self.write_request.ready):
                     with m.If(job.kind == SealKind.SPILL):
                         m.next = "HEADER"
@@ -205,7 +213,7 @@ class Sealer(wiring.Component):
                     m.d.sync += written.eq(written + 1)
                     with m.If(written == last):
                         m.d.comb += self._reset_lines.eq(1)
-                        m.next = "WRITTEN"
+                        m.next = "FINISH"
             with m.State("STORE"):
                 m.d.comb += [
                     self._read_stored.eq(1),
@@ -215,63 +223,11 @@ class Sealer(wiring.Component):
                 ]
                 with m.If(transfer(write.i)):
                     m.d.sync += written.eq(written + 1)
-                    with m.If(written + 1 == new.lines):
-                        m.next = "WRITTEN"
-            with m.State("WRITTEN"):
-                m.d.comb += self.write_done.ready.eq(1)
-                with m.If(self.write_done.valid):
-                    with m.If(self.write_done.p.error):
-                        m.d.sync += [
-                            failed.eq(ErrorKind.MEMORY_WRITE),
-                            new.state.eq(PageState.POISONED),
-                        ]
-                    m.next = "UPDATE"
-
-            with m.State("UPDATE"):
-                m.d.comb += [self.table_request.valid.eq(1), self.table_request.p.op.eq(TableOp.UPDATE)]
-                with m.If(self.table_request.ready):
-                    m.next = "UPDATED"
-            with m.State("UPDATED"):
-                m.d.comb += self.table_response.ready.eq(1)
-                with m.If(self.table_response.valid):
-                    with m.If(self.table_response.p.fault != TableFault.NONE):
-                        # Which entry DRAM holds now is not known, so no place may be given away.
-                        m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), new.state.eq(PageState.POISONED)]
-                        m.next = "LOG"
-                    with m.Elif(new.state == PageState.OPEN):
-                        m.next = "DONE"
-                    with m.Else():
-                        m.next = "GIVE_BACK"
-            with m.State("GIVE_BACK"):
-                # The reserved room, or what of it the sealed page does not take.
-                keeps = own_room & (new.state == PageState.SEALED)
-                m.d.comb += [
-                    self.free.valid.eq(1),
-                    self.free.p.sector.eq(Mux(keeps, old.place + sectors, old.place)),
-                    self.free.p.sectors.eq(Mux(keeps, OPEN_SECTORS - sectors, OPEN_SECTORS)),
-                ]
-                with m.If(self.free.ready):
-                    with m.If((failed != ErrorKind.NONE) & (job.kind == SealKind.SEAL) & ~own_room):
-                        m.next = "GIVE_BACK_NEW"
-                    with m.Elif(failed != ErrorKind.NONE):
-                        m.next = "LOG"
-                    with m.Else():
-                        m.next = "DONE"
-            with m.State("GIVE_BACK_NEW"):
-                m.d.comb += [
-                    self.free.valid.eq(1),
-                    self.free.p.sector.eq(new.place),
-                    self.free.p.sectors.eq(sectors),
-                ]
-                with m.If(self.free.ready):
-                    m.next = "LOG"
-            with m.State("LOG"):
-                m.d.comb += self.error.valid.eq(1)
-                with m.If(self.error.ready):
-                    m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += [self.done.valid.eq(1), self.job.ready.eq(self.done.ready)]
-                with m.If(self.done.ready):
+                    with m.If(written + 1 == entry.lines):
+                        m.next = "FINISH"
+            with m.State("FINISH"):
+                m.d.comb += [outcomes.i.valid.eq(1), self.job.ready.eq(outcomes.i.ready)]
+                with m.If(outcomes.i.ready):
                     m.next = "LOOKUP"
         return m
 

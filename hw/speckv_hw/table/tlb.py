@@ -41,10 +41,10 @@ class TlbResult(data.Struct):
 class Tlb(wiring.Component):
     """Set-associative cache of table lines (four entries each), in synchronous-read memory.
 
-    Every request gets one result, in order, 2 clocks after it is offered; the next one is looked at a clock
-    after the result was taken. What a request changes is changed for all that follow. FILL takes the ways of
-    a set in turn (round robin), filled or not. `valid` bits are registers: nothing is cached after a reset,
-    or a FLUSH.
+    Every request gets one result, in order, `latency` clocks after it is offered; the next one is looked at a
+    clock after the result was taken. What a request changes is changed for all that follow. FILL takes the
+    ways of a set in turn (round robin), filled or not. `valid` bits are registers: nothing is cached after a
+    reset, or a FLUSH.
 
     Parameters
     ----------
@@ -54,11 +54,11 @@ class Tlb(wiring.Component):
     Members
     -------
     request : In(stream(TlbRequest))
-        Accepted in the second clock that it is offered, so that its payload needs no registers here.
+        Accepted in the third clock that it is offered, so that `line` needs no registers here.
     result : Out(stream(TlbResult))
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, config):
         self._config = config
@@ -71,26 +71,20 @@ class Tlb(wiring.Component):
         m = Module()
         sets, ways = self._config.tlb_sets, self._config.tlb_ways
         set_bits = (sets - 1).bit_length()
-        request = self.request.payload
-        quarter = request.page[:2]
-        line = request.page[2:self._config.page_bits]
-        set_ = line[:set_bits]
-        tag = line[set_bits:]
+        op = Signal(TlbOp)
+        page = Signal(self._config.page_bits)
+        entry = Signal(Entry)
+        quarter, set_, tag = page[:2], page[2:2 + set_bits], page[2 + set_bits:]
 
-        # First clock: read the set. Second clock: judge, change, answer.
-        read = Signal()
-        m.d.comb += self.request.ready.eq(read)
-        m.d.sync += read.eq(self.request.valid & ~read & ~self.result.valid)
-        with m.If(transfer(self.result)):
-            m.d.sync += self.result.valid.eq(0)
-
-        op = request.op
-        turn = Array(Signal(range(max(ways, 2)), name=f"turn{n}") for n in range(sets))[set_]
+        turns = Array(Signal(range(ways), name=f"turn{n}") for n in range(sets))
+        victim = Signal(range(ways))
         hits = Signal(ways)
+        judge = Signal()
         lines = []
         for way in range(ways):
             tags = Memory(shape=unsigned(max(len(tag), 1)), depth=sets, init=[])
-            entries = Memory(shape=unsigned(LINE_BITS), depth=sets, init=[])
+            # A few wide lines: block memory is the smaller one all the same.
+            entries = Memory(shape=unsigned(LINE_BITS), depth=sets, init=[], attrs={"ram_style": "block"})
             m.submodules[f"tags{way}"] = tags
             m.submodules[f"entries{way}"] = entries
             tags_read, tags_write = tags.read_port(), tags.write_port()
@@ -102,22 +96,22 @@ class Tlb(wiring.Component):
             was_valid = Signal(name=f"was_valid{way}")
             m.d.sync += was_valid.eq(valid.bit_select(set_, 1))
             m.d.comb += [
-                # Never while writing, so that what a read meets in the same clock need not be defined.
-                tags_read.en.eq(~read),
-                entries_read.en.eq(~read),
+                # Never while writing, so that what a read gets that meets a write need not be defined.
+                tags_read.en.eq(~judge),
                 tags_read.addr.eq(set_),
+                entries_read.en.eq(~judge),
                 entries_read.addr.eq(set_),
                 hits[way].eq(was_valid & (tags_read.data == tag)),
                 tags_write.addr.eq(set_),
                 tags_write.data.eq(tag),
                 entries_write.addr.eq(set_),
-                entries_write.data.eq(Mux(op == TlbOp.FILL, request.line,
-                                          Cat([request.entry] * ENTRIES_PER_LINE))),
+                entries_write.data.eq(Mux(op == TlbOp.FILL, self.request.payload.line,
+                                          Cat([entry] * ENTRIES_PER_LINE))),
             ]
-            with m.If(read):
+            with m.If(judge):
                 with m.Switch(op):
                     with m.Case(TlbOp.FILL):
-                        with m.If(turn == way):
+                        with m.If(victim == way):
                             m.d.comb += [tags_write.en.eq(1), entries_write.en.eq(~0)]
                             m.d.sync += valid.bit_select(set_, 1).eq(1)
                     with m.Case(TlbOp.UPDATE):
@@ -128,15 +122,31 @@ class Tlb(wiring.Component):
                     with m.Case(TlbOp.FLUSH):
                         m.d.sync += valid.eq(0)
 
-        with m.If(read):
-            m.d.sync += [
-                self.result.valid.eq(1),
-                self.result.payload.hit.eq(hits.any()),
-                self.result.payload.entry.eq(Entry(_select(hits, lines).word_select(quarter,
-                Entry.as_shape().size))),
-            ]
-            with m.If(op == TlbOp.FILL):
-                m.d.sync += turn.eq(Mux(turn == ways - 1, 0, turn + 1))
+        with m.If(transfer(self.result)):
+            m.d.sync += self.result.valid.eq(0)
+        with m.FSM(name="step"):
+            with m.State("LOOK"):
+                m.d.sync += [
+                    op.eq(self.request.payload.op),
+                    page.eq(self.request.payload.page),
+                    entry.eq(self.request.payload.entry),
+                ]
+                with m.If(self.request.valid & ~self.result.valid):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.d.sync += victim.eq(turns[set_])
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.comb += [judge.eq(1), self.request.ready.eq(1)]
+                line = _select(hits, lines)
+                m.d.sync += [
+                    self.result.valid.eq(1),
+                    self.result.payload.hit.eq(hits.any()),
+                    self.result.payload.entry.eq(line.word_select(quarter, len(line) // ENTRIES_PER_LINE)),
+                ]
+                with m.If(op == TlbOp.FILL):
+                    m.d.sync += turns[set_].eq(Mux(victim == ways - 1, 0, victim + 1))
+                m.next = "LOOK"
         return m
 
 

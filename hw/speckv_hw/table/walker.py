@@ -55,7 +55,7 @@ class Walker(wiring.Component):
         Pulses: a LOOKUP found its entry in the TLB, or did not.
     """
 
-    latency = 5
+    latency = 6
 
     request: In(stream.Signature(TableRequest))
     response: Out(stream.Signature(TableResponse))

@@ -43,7 +43,8 @@ public:
         read_mask = reads_held = writes_held = 0;
         reading = r_offered = b_offered = w_waits = false;
         ar_offer.clear(), aw_offer.clear(), w_offer.clear();
-        device->PORT(axi, rvalid) = device->PORT(axi, bvalid) = 0;
+        device.set(Device::AXI_R, device->PORT(axi, rvalid), false);
+        device.set(Device::AXI_B, device->PORT(axi, bvalid), false);
     }
 
     void fail_lines(uint64_t line, uint64_t count, bool on_reads, bool on_writes) {
@@ -141,7 +142,7 @@ private:
             }
             if (reading) return offer_read();
         }
-        if (!r_offered && device->PORT(axi, rvalid)) device->PORT(axi, rvalid) = 0;
+        if (!r_offered) device.set(Device::AXI_R, device->PORT(axi, rvalid), false);
     }
 
     void offer_read() {
@@ -151,6 +152,7 @@ private:
         device->PORT(axi, rresp) = fails(burst.line, &Failing::reads) ? 2 : 0;
         device->PORT(axi, rlast) = burst.left == 1;
         device->PORT(axi, rvalid) = 1;
+        device.touch(Device::AXI_R);
         r_offered = true;
         tokens -= 64;
         write_turn = true;
@@ -163,9 +165,9 @@ private:
     }
 
     void drive_writes() {
-        device->PORT(axi, arready) = reads_held < BURSTS;
-        device->PORT(axi, awready) = writes_held < BURSTS;
-        device->PORT(axi, wready) = !open_writes.empty() && tokens >= 64;
+        device.set(Device::OTHERS, device->PORT(axi, arready), reads_held < BURSTS);
+        device.set(Device::OTHERS, device->PORT(axi, awready), writes_held < BURSTS);
+        device.set(Device::OTHERS, device->PORT(axi, wready), !open_writes.empty() && tokens >= 64);
     }
 
     void drive_completions() {
@@ -176,11 +178,12 @@ private:
                 device->PORT(axi, bresp) = retire_write(id) ? 0 : 2;
                 device->PORT(axi, bid) = id;
                 device->PORT(axi, bvalid) = 1;
+                device.touch(Device::AXI_B);
                 b_offered = true;
                 return;
             }
         }
-        if (device->PORT(axi, bvalid)) device->PORT(axi, bvalid) = 0;
+        device.set(Device::AXI_B, device->PORT(axi, bvalid), false);
     }
 
     // Puts the data of the oldest burst of `id` into storage; false where a line failed.

@@ -114,7 +114,8 @@ private:
     void reset() {
         dram.reset();
         traffic.reset();
-        device->PORT(mmio_request, valid) = device->PORT(mmio_response, ready) = 0;
+        device.set(Device::MMIO, device->PORT(mmio_request, valid), false);
+        device.set(Device::MMIO, device->PORT(mmio_response, ready), false);
         device->rst = 1;
         for (unsigned i = 0; i < RESET_CLOCKS; i++) {
             device.settle();
@@ -129,8 +130,8 @@ private:
         words[0] = static_cast<uint32_t>(write | (address & 0xffff) << 1 | data << 17);
         words[1] = static_cast<uint32_t>(data >> 15);
         words[2] = static_cast<uint32_t>(data >> 47);
-        device->PORT(mmio_request, valid) = 1;
-        device->PORT(mmio_response, ready) = 1;
+        device.set(Device::MMIO, device->PORT(mmio_request, valid), true);
+        device.set(Device::MMIO, device->PORT(mmio_response, ready), true);
         uint64_t value = 0;
         bool accepts = false, accepted = false, answered = false;
         for (Clock begin = device.now(); !answered;) {
@@ -145,11 +146,11 @@ private:
             });
             if (accepts) {
                 accepted = true;
-                device->PORT(mmio_request, valid) = 0;
+                device.set(Device::MMIO, device->PORT(mmio_request, valid), false);
             }
             if (answered && !accepted) fail("MMIO: a response without a request");
         }
-        device->PORT(mmio_response, ready) = 0;
+        device.set(Device::MMIO, device->PORT(mmio_response, ready), false);
         return value;
     }
 

@@ -37,10 +37,10 @@ public:
             if (can_offer(REQ)) offer_req();
             if (can_offer(RWD)) offer_rwd();
         }
-        set(device->PORT(m2s_req, valid), channels[REQ].offered);
-        set(device->PORT(m2s_rwd, valid), channels[RWD].offered);
-        set(device->PORT(s2m_ndr, ready), !random.permille(stall));
-        set(device->PORT(s2m_drs, ready), !random.permille(stall));
+        device.set(Device::M2S_REQ, device->PORT(m2s_req, valid), channels[REQ].offered);
+        device.set(Device::M2S_RWD, device->PORT(m2s_rwd, valid), channels[RWD].offered);
+        device.set(Device::OTHERS, device->PORT(s2m_ndr, ready), !random.permille(stall));
+        device.set(Device::OTHERS, device->PORT(s2m_drs, ready), !random.permille(stall));
     }
     // After Device::settle, before the clock edge.
     void sample() {
@@ -67,7 +67,8 @@ public:
         for (Channel &channel : channels) channel.begin();
         for (Tag &tag : tags) tag.expect = 0;
         ndr_offer.clear(), drs_offer.clear();
-        device->PORT(m2s_req, valid) = device->PORT(m2s_rwd, valid) = 0;
+        device.set(Device::M2S_REQ, device->PORT(m2s_req, valid), false);
+        device.set(Device::M2S_RWD, device->PORT(m2s_rwd, valid), false);
     }
 
 private:
@@ -110,11 +111,6 @@ private:
     Offer<uint32_t> ndr_offer{"S2M NDR"};
     Offer<Drs> drs_offer{"S2M DRS"};
 
-    template <typename Port>
-    static void set(Port &port, bool value) {
-        if (port != value) port = value;
-    }
-
     bool can_offer(unsigned which) {
         const Channel &channel = channels[which];
         return !channel.offered && channel.next < channel.queue.size() && channel.flying < in_flight &&
@@ -138,6 +134,7 @@ private:
         const Request &r = offer(channels[REQ]);
         uint64_t address = r.address >> 5;
         auto &words = device->PORT(m2s_req, payload);
+        device.touch(Device::M2S_REQ);
         words[0] = head(r, channels[REQ].tag) | static_cast<uint32_t>(address << 27);
         words[1] = static_cast<uint32_t>(address >> 5);
         words[2] = static_cast<uint32_t>(address >> 37 & 0x3ff) | (r.traffic_class & 3) << 10 | (r.ld_id & 15) << 12;
@@ -148,6 +145,7 @@ private:
         const Request &r = offer(channels[RWD]);
         uint64_t address = r.address >> 6;
         auto &words = device->PORT(m2s_rwd, payload);
+        device.touch(Device::M2S_RWD);
         memcpy(&words[0], r.data, 64);
         memcpy(&words[16], &r.byte_enable, 8);
         words[18] = head(r, channels[RWD].tag) | static_cast<uint32_t>(address << 27);
