@@ -44,7 +44,7 @@ def decode(dut, jobs, *, idle=0.0, clocks=60_000):
     return ends
 
 
-def stored_pages(rng, dtype, pages):
+def stored_pages(dtype, pages):
     """Those of `pages` that fit, encoded."""
     encoded = [model.encode(Codec.SPECKV, dtype, page) for page in pages]
     return [(Codec.SPECKV, dtype, stored) for stored in encoded if stored is not None]
@@ -57,7 +57,7 @@ def broken_pages(rng, count):
         stored = rng.integers(0, 256, int(rng.integers(0, 68)) * LINE_BYTES, dtype=np.uint8)
         stored[32:48] = rng.choice(ILLEGAL_AND_LEGAL_CODES, len(stored[32:48]))
         jobs.append((rng.choice([Codec.RAW, Codec.SPECKV, Codec.SPECKV]), rng.choice(Dtype), stored))
-    (codec, dtype, stored), = stored_pages(rng, Dtype.FP16, as_pages(real_rows(Dtype.FP16)[:16]))
+    (codec, dtype, stored), = stored_pages(Dtype.FP16, as_pages(real_rows(Dtype.FP16)[:16]))
     return [*jobs, (codec, dtype, stored[:LINE_BYTES]), (codec, dtype, stored[:10 * LINE_BYTES])]
 
 
@@ -67,7 +67,7 @@ def test_against_model(lanes, idle):
     jobs = broken_pages(rng, 3)
     for dtype in Dtype:
         pages = [*as_pages(real_rows(dtype)[rng.integers(1536, size=16)]), *mixed_pages(rng, dtype, 2)]
-        jobs += stored_pages(rng, dtype, pages)
+        jobs += stored_pages(dtype, pages)
         jobs += [(Codec.RAW, dtype, page) for page in mixed_pages(rng, dtype, 1)]
     decode(PageDecoder(DeviceConfig(lanes=lanes)), [jobs[n] for n in rng.permutation(len(jobs))], idle=idle)
 
@@ -75,7 +75,7 @@ def test_against_model(lanes, idle):
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_every_special_row(dtype):
     rng = np.random.default_rng(SEED)
-    decode(PageDecoder(DeviceConfig(lanes=16)), stored_pages(rng, dtype, as_pages(special_rows(rng, dtype))))
+    decode(PageDecoder(DeviceConfig(lanes=16)), stored_pages(dtype, as_pages(special_rows(rng, dtype))))
 
 
 @pytest.mark.parametrize("lanes", [8, 32])
@@ -86,20 +86,20 @@ def test_any_stored_bytes_give_64_lines(lanes):
 
 def test_one_line_a_clock():
     dtype = Dtype.BF16
-    ends = decode(PageDecoder(DeviceConfig()), stored_pages(None, dtype, as_pages(real_rows(dtype)[:64])))
+    ends = decode(PageDecoder(DeviceConfig()), stored_pages(dtype, as_pages(real_rows(dtype)[:64])))
     assert max(np.diff(ends)) <= PAGE_LINES + 1
 
 
 def test_reset_empties_it():
-    rng = np.random.default_rng(SEED)
     dtype = Dtype.FP16
-    before, after = (stored for *_, stored in stored_pages(rng, dtype, as_pages(real_rows(dtype)[:32])))
+    before, after = (stored for *_, stored in stored_pages(dtype, as_pages(real_rows(dtype)[:32])))
     reset = Signal()
     dut = PageDecoder(DeviceConfig(lanes=16))
 
     async def drive(ctx):
         for stored, lines in ((before, 20), (after, len(after) // LINE_BYTES)):
-            await send(ctx, dut.start, [dict(codec=int(Codec.SPECKV), dtype=0, lines=len(stored) // LINE_BYTES)])
+            start = dict(codec=int(Codec.SPECKV), dtype=int(dtype), lines=len(stored) // LINE_BYTES)
+            await send(ctx, dut.start, [start])
             await send(ctx, dut.stored, to_lines(stored)[:lines])
             if stored is before:
                 ctx.set(reset, 1)

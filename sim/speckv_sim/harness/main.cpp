@@ -116,12 +116,12 @@ private:
         traffic.reset();
         device.set(Device::MMIO, device->PORT(mmio_request, valid), false);
         device.set(Device::MMIO, device->PORT(mmio_response, ready), false);
-        device->rst = 1;
+        device.set(Device::RST, device->rst, true);
         for (unsigned i = 0; i < RESET_CLOCKS; i++) {
             device.settle();
             device.tick();
         }
-        device->rst = 0;
+        device.set(Device::RST, device->rst, false);
     }
 
     // write 1, address 16, data 64
