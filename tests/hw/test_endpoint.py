@@ -1,4 +1,4 @@
-"""The endpoint with a Python context table and page cache: who gets which answer, and that no channel blocks another."""
+"""The endpoint with a Python context table and page cache: who gets which answer, and what blocks nobody."""
 
 import random
 

@@ -85,7 +85,7 @@ class PageCache(wiring.Component):
         m = Module()
         config = self._config
 
-        m.submodules.slots = self._slots = slots = SlotTable(config)
+        m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
         m.submodules.head = head = Stage(CacheRequest)
         chain(m, self.request, head)

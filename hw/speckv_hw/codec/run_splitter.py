@@ -14,8 +14,8 @@ __all__ = ["RunSplitter"]
 class RunSplitter(wiring.Component):
     """Turns a row of marked bytes into pairs: the delta of a run and, in the upper byte, its length less one.
 
-    One pair a clock, two clocks more for each beat (a beat without marks takes one) and one for each row. The
-    last pair of a row is `last`. Empty on reset.
+    One pair a clock, two clocks more for each beat and one for each row. The last pair of a row is `last`.
+    Empty on reset.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ class RunSplitter(wiring.Component):
             with m.FSM(name="beat"):
                 with m.State("LOAD"):
                     m.d.sync += marks.eq(beat.marks)
-                    with m.If(self.i.valid & beat.marks.any()):
+                    with m.If(self.i.valid):
                         m.next = "FIND"
-                    with m.Elif(self.i.valid):
-                        use_up_beat()
                 with m.State("FIND"):
                     m.d.sync += [found.eq(lowest), marks.eq(left)]
-                    with m.If(left == 0):
+                    with m.If(marks == 0):
+                        use_up_beat()
+                    with m.Elif(left == 0):
                         m.next = "PICK"
                 with m.State("PICK"):
                     use_up_beat()

@@ -14,7 +14,8 @@ __all__ = ["Prefetcher"]
 class Prefetcher(wiring.Component):
     """Takes hints of the host (MemSpecRd) and of commands (PREFETCH) and proposes their pages, in order.
 
-    Hints never wait: where their queue is full, or `enable` is low, they are dropped. Commands do wait. The page cache serves proposals only in clocks that requests leave.
+    Hints never wait: where their queue is full, or `enable` is low, they are dropped. Commands do wait. The page cache
+    serves proposals only in clocks that requests leave.
 
     Parameters
     ----------

@@ -102,8 +102,8 @@ class ContextTable(wiring.Component):
         with m.Elif(transfer(self.managed)):
             m.d.sync += managing.eq(0)
 
-        # Clock 1: the slot map is read or written; never both, so that what a read gets that meets a write need
-        # not be defined.
+        # Clock 1: the slot map is read or written; never both, so that what a read gets that meets a write
+        # need not be defined.
         op = self.manage.payload
         page = self.lookup.payload.page
         m.d.comb += [
