@@ -31,6 +31,9 @@ _VERILATOR_FLAGS = (
 _MAKE_VARIABLES = ("OPT_FAST=-O3 -march=native", "OPT_GLOBAL=-O3 -march=native", "OPT_SLOW=-O0")
 
 
+_ZERO = re.compile(r"^.* = \d+'h0+;\n", re.M)
+
+
 class BuildError(Exception):
     """A tool is missing or failed."""
 
@@ -76,8 +79,9 @@ def build_verilog(verilog, random_reset=False):
 
 def without_initial_values(verilog):
     """The text `verilog` with no initial values of registers, and none that are zero of memories."""
-    verilog = re.sub(r"^(\s*reg\s.*?)\s*=\s*\d+'h[0-9a-f]+;$", r"\1;", verilog, flags=re.M)
-    return re.sub(r"^\s*\S+\[\d+\]\s*=\s*\d+'h0+;\n", "", verilog, flags=re.M)
+    # The space ends an escaped name.
+    verilog = re.sub(r"^(\s*reg\s.*?)\s*=\s*\d+'h[0-9a-f]+;$", r"\1 ;", verilog, flags=re.M)
+    return re.sub(r"^  initial begin\n.*?^  end\n", lambda block: _ZERO.sub("", block[0]), verilog, flags=re.M | re.S)
 
 
 def _device_verilog(config):

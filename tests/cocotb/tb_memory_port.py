@@ -7,6 +7,7 @@ from bus import receive, send, start
 from cocotb.triggers import ClockCycles, Combine, with_timeout
 from cocotbext.axi import AxiBus, AxiRam
 from runner import SEED, parameters
+
 from speckv_model.config import DeviceConfig
 
 LINE_WIDTH = 34

@@ -1,6 +1,7 @@
 """The Verilated memory port in front of cocotbext-axi's memory, which knows nothing of ours."""
 
 from runner import run
+
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mem.memory_port import MemoryPort
 

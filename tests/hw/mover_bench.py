@@ -11,8 +11,21 @@ from speckv_model.constants import LINE_BYTES, PageState
 from speckv_model.pool.pool_allocator import PoolAllocator
 
 
+def line_value(line):
+    """The integer that a line (uint8, (64,)) is on a 512-bit stream."""
+    return int.from_bytes(line.tobytes(), "little")
+
+
+def mask_of(flags):
+    """The integer whose bits are `flags` (booleans), the first one lowest."""
+    return sum(1 << n for n, flag in enumerate(flags) if flag)
+
+
 class Surroundings:
-    """Serves the ports of a mover. Entries are dictionaries of `Entry` fields by page; DRAM lines are bytes by number."""
+    """Serves the ports of a mover. Entries are dictionaries of `Entry` fields by page; DRAM lines are bytes by number.
+
+    With probability `stall` each clock is let pass before a request is taken, a payload given or an answer made.
+    """
 
     def __init__(self, config, seed, stall=0.0):
         self.config = config
@@ -20,15 +33,32 @@ class Surroundings:
         self.stall = stall
         self.entries = {}
         self.faults = {}
+        """Of look-ups, by page."""
+        self.update_faults = {}
+        """Of updates, by page; the entry stays as it was."""
         self.dram = {}
         self.bad_reads = set()
         self.refuse_writes = False
         self.pool = PoolAllocator(config)
+        self.no_room = set()
+        """Which allocations fail, counted from 0."""
         self.slots = {}
 
     async def pause(self, ctx):
         while self.rng.random() < self.stall:
             await ctx.tick()
+
+    async def take(self, ctx, port, count=1):
+        # A seed of its own for each call, since most calls take one payload only.
+        return await receive(ctx, port, count, stall=self.stall, seed=self.rng.random())
+
+    async def give(self, ctx, port, payloads):
+        await send(ctx, port, payloads, idle=self.stall, seed=self.rng.random())
+
+    async def collect(self, ctx, port, into):
+        """Takes what comes out of `port` and appends it to the list `into`."""
+        while True:
+            into += await self.take(ctx, port)
 
     async def table(self, ctx, dut):
         await self._serve_table(ctx, dut.table_request, dut.table_response)
@@ -38,56 +68,63 @@ class Surroundings:
 
     async def _serve_table(self, ctx, requests, responses):
         while True:
-            request, = await receive(ctx, requests, 1)
+            request, = await self.take(ctx, requests)
             await self.pause(ctx)
-            if request.op == TableOp.UPDATE:
+            faults = self.update_faults if request.op == TableOp.UPDATE else self.faults
+            fault = faults.get(request.page, TableFault.NONE)
+            if request.op == TableOp.UPDATE and fault == TableFault.NONE:
                 entry = request.entry
                 self.entries[request.page] = {
                     "state": PageState(entry.state.value), "codec": entry.codec.value, "context": entry.context,
                     "place": entry.place, "lines": entry.lines, "crc": entry.crc}
-            fault = self.faults.get(request.page, TableFault.NONE)
             entry = self.entries.get(request.page, {}) if fault == TableFault.NONE else {"state": PageState.POISONED}
-            await send(ctx, responses, [TableResponse.const({
+            await self.give(ctx, responses, [TableResponse.const({
                 "entry": {name: int(value) for name, value in entry.items()}, "fault": fault})])
 
     async def allocations(self, ctx, dut):
+        number = 0
         while True:
-            wanted, = await receive(ctx, dut.allocate, 1)
+            wanted, = await self.take(ctx, dut.allocate)
             await self.pause(ctx)
-            sector = self.pool.allocate(wanted)
-            await send(ctx, dut.allocated, [AllocateResponse.const({
+            sector = None if number in self.no_room else self.pool.allocate(wanted)
+            number += 1
+            await self.give(ctx, dut.allocated, [AllocateResponse.const({
                 "ok": sector is not None, "sector": sector or 0})])
 
     async def frees(self, ctx, dut):
         while True:
-            request, = await receive(ctx, dut.free, 1, stall=self.stall)
-            self.pool.free(request.sector, request.sectors)
+            request, = await self.take(ctx, dut.free)
+            assert self.pool.free(request.sector, request.sectors), "sectors were given back that were not taken"
 
     async def writes(self, ctx, dut):
         while True:
-            request, = await receive(ctx, dut.write_request, 1)
-            lines = await receive(ctx, dut.write_data, request.count, stall=self.stall)
+            request, = await self.take(ctx, dut.write_request)
+            lines = await self.take(ctx, dut.write_data, request.count)
             for number, line in enumerate(lines):
                 assert line.enable == 15
                 self.dram[request.line + number] = line.data.to_bytes(LINE_BYTES, "little")
             await self.pause(ctx)
-            await send(ctx, dut.write_done, [WriteDone.const({"error": self.refuse_writes})])
+            await self.give(ctx, dut.write_done, [WriteDone.const({"error": self.refuse_writes})])
 
     async def reads(self, ctx, dut):
         while True:
-            request, = await receive(ctx, dut.read_request, 1)
+            request, = await self.take(ctx, dut.read_request)
             await self.pause(ctx)
-            await send(ctx, dut.read_data, [ReadData.const({
-                "data": int.from_bytes(self.dram.get(request.line + number, bytes(LINE_BYTES)), "little"),
-                "error": request.line + number in self.bad_reads,
-                "last": number == request.count - 1}) for number in range(request.count)], idle=self.stall)
+            await self.give(ctx, dut.read_data, self.burst(request))
+
+    def burst(self, request):
+        """DRAM's answer to a `ReadRequest`."""
+        return [ReadData.const({
+            "data": int.from_bytes(self.dram.get(request.line + number, bytes(LINE_BYTES)), "little"),
+            "error": request.line + number in self.bad_reads,
+            "last": number == request.count - 1}) for number in range(request.count)]
 
     async def cached_lines(self, ctx, dut):
         """The read port of the page cache: `slots` holds uint8 (64, 64) by slot number."""
         while True:
-            wanted, = await receive(ctx, dut.line_request, 1, stall=self.stall)
+            wanted, = await self.take(ctx, dut.line_request)
             line = self.slots[wanted.slot][wanted.line]
-            await send(ctx, dut.line_data, [int.from_bytes(line.tobytes(), "little")])
+            await send(ctx, dut.line_data, [line_value(line)])
 
     def stored(self, page):
         """What DRAM holds of `page`: uint8 (lines, 64), its CRC checked."""

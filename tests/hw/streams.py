@@ -11,7 +11,7 @@ SEED = int(os.environ.get("SPECKV_SEED", "1"))
 
 
 async def send(ctx, port, payloads, *, idle=0.0, seed=SEED):
-    """Sends `payloads` (values or struct constants) into the stream `port`, idling before each with probability `idle`."""
+    """Sends `payloads` (values or constants) into the stream `port`, idling before each with probability `idle`."""
     rng = random.Random(f"send {seed}")
     for payload in payloads:
         while rng.random() < idle:
