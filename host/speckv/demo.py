@@ -208,8 +208,8 @@ def main(
     tokens=48,
     codec="speckv",
     dtype="float16",
-    windows=6,
-    window=256,
+    windows=4,
+    window=512,
     prompt=None,
     reports=REPORTS,
     console=None,
@@ -230,7 +230,7 @@ def main(
     dtype : str
         ``float16`` or ``bfloat16``.
     windows, window : int
-        Number of held-out windows and the most tokens in each.
+        Number of held-out windows, spread evenly over the held-out text, and the most tokens in each.
     prompt : str, optional
         Text to continue; the begin of the held-out text if not given.
     reports : path-like
@@ -257,7 +257,8 @@ def main(
     dtype = as_dtype(dtype)
     if codec not in config.codecs:
         raise UnknownCodec(codec, config.codecs)
-    task = Task(prompt, tokens, [heldout[i * length:(i + 1) * length + 1] for i in range(windows)])
+    starts = np.linspace(0, len(heldout) - length - 1, windows, dtype=int)
+    task = Task(prompt, tokens, [heldout[start:start + length + 1] for start in starts])
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

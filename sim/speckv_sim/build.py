@@ -30,7 +30,6 @@ _VERILATOR_FLAGS = (
 # The executable always runs where it is built. What runs once is compiled in haste.
 _MAKE_VARIABLES = ("OPT_FAST=-O3 -march=native", "OPT_GLOBAL=-O3 -march=native", "OPT_SLOW=-O0")
 
-
 _ZERO = re.compile(r"^.* = \d+'h0+;\n", re.M)
 
 
@@ -81,7 +80,8 @@ def without_initial_values(verilog):
     """The text `verilog` with no initial values of registers, and none that are zero of memories."""
     # The space ends an escaped name.
     verilog = re.sub(r"^(\s*reg\s.*?)\s*=\s*\d+'h[0-9a-f]+;$", r"\1 ;", verilog, flags=re.M)
-    return re.sub(r"^  initial begin\n.*?^  end\n", lambda block: _ZERO.sub("", block[0]), verilog, flags=re.M | re.S)
+    return re.sub(r"^  initial begin\n.*?^  end\n", lambda memory: _ZERO.sub("", memory[0]), verilog,
+                  flags=re.M | re.S)
 
 
 def _device_verilog(config):

@@ -8,6 +8,7 @@ import enum
 from amaranth.hdl import Array, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_hw.csr.mmio import MmioRequest, MmioResponse
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.generate import verilog_of

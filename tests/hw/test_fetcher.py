@@ -73,13 +73,6 @@ def lost(page, error, *, reads=1, **changes):
     return page
 
 
-def damaged(stored):
-    """`stored` with one bit turned over, which its CRC does not know."""
-    copy = stored.copy()
-    copy[-1, 17] ^= 4
-    return copy
-
-
 def with_entry(page, **changes):
     page.entry |= changes
     return page
@@ -114,7 +107,10 @@ RAW_PAGES = {
     "open, never spilled": lost(with_entry(spilled(18), lines=0), ErrorKind.ENTRY_CORRUPT, reads=0),
     "sealed without lines": lost(sealed(random_lines(0, 19)), ErrorKind.ENTRY_CORRUPT, reads=0),
     "open with too many lines": lost(with_entry(spilled(20), lines=66), ErrorKind.ENTRY_CORRUPT, reads=0),
-    "sealed with too many lines": lost(sealed(random_lines(65, 21)), ErrorKind.ENTRY_CORRUPT, reads=0),
+    "sealed with too many lines": lost(with_entry(sealed(random_lines(64, 21)), lines=66),
+                                       ErrorKind.ENTRY_CORRUPT, reads=0),
+    "raw with a surplus line": sealed(random_lines(65, 23)),
+    "raw with a surplus line that is bad": sealed(random_lines(65, 24), bad_lines=(64,), error=ErrorKind.MEMORY_READ),
     "poisoned with the remains of an entry": Page({"state": PageState.POISONED, "context": 9, "lines": 99},
                                                   state=PageState.POISONED, poison=None, reads=0),
     "raw at the end": sealed(random_lines(64, 22)),
@@ -178,7 +174,7 @@ def fetch(pages, *, codecs=("raw",), stall=0.0, reads=Surroundings.reads):
             for number, page in enumerate(pages)])
 
     async def take(ctx):
-        for number in range(len(pages)):
+        for _ in pages:
             done, = await around.take(ctx, dut.done)
             outcomes.append(Outcome(done, fills.copy(), [], []))
             fills.clear()
@@ -254,6 +250,7 @@ def test_pages_are_asked_for_ahead_and_delivered_in_order():
         for _ in range(100):
             _, _, more = await ctx.tick().sample(dut.read_request.valid)
             assert not more
+        ctx.set(dut.read_request.ready, 0)
         for request in asked:
             await around.give(ctx, dut.read_data, around.burst(request))
         await around.reads(ctx, dut)

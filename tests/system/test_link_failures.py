@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from loopback_device import MODE, Mode, loopback_executable
+
 from speckv.errors import LinkError, LinkTimeout, SimulationDied
 from speckv.link.simulated import SimulatedLink
 from speckv_model.config import DeviceConfig

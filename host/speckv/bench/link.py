@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import LINE_BYTES, Dtype
 from speckv_sim.build import build, build_root
@@ -88,11 +89,11 @@ def run(config=None, codec="speckv", megabytes=2.0, repeats=3, latency=100, byte
 def write_report(results, path=None):
     """Writes `results`, a list of what `run` returned, as JSON; returns the path.
 
-    `path` is ``reports/link.json`` of the build folder if not given.
+    The top level is the first result; ``runs`` has all of them. `path` is ``reports/link.json`` of the build folder if not given.
     """
     path = Path(path) if path else build_root() / "reports" / "link.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    path.write_text(json.dumps(results[0] | {"runs": results}, indent=2) + "\n")
     return path
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
+
 from speckv_model.cxl.messages import REQUEST
 
 from ..errors import LinkClosed

@@ -9,6 +9,7 @@ import tempfile
 import weakref
 
 import numpy as np
+
 from speckv_model.cxl.messages import RESPONSE
 from speckv_sim.build import build
 

@@ -220,10 +220,10 @@ class Fetcher(wiring.Component):
                     decoder.lines.ready.eq(self.fill.ready),
                 ]
                 with m.If(transfer(stored.o) & stored.o.p.error):
-                    with m.If(page.codec == Codec.RAW):
-                        m.d.sync += line_errors.bit_select(received[:6], 1).eq(1)
-                    with m.Else():
+                    with m.If(page.codec != Codec.RAW):
                         m.d.sync += line_errors.eq(~0)
+                    with m.Elif(~received[6]):
+                        m.d.sync += line_errors.bit_select(received[:6], 1).eq(1)
                 with m.If((received == page.lines) & filled[6]):
                     m.next = "JUDGE"
 
