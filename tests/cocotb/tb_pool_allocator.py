@@ -13,7 +13,9 @@ from speckv_model.constants import OPEN_SECTORS
 from speckv_model.pool.pool_allocator import PoolAllocator
 
 ANSWER, FREE = Packing(AllocateResponse), Packing(FreeRequest)
-OPERATIONS = 4000
+OPERATIONS = 2500
+SUPERBLOCK = 64
+"""Sectors; no run goes across their boundaries."""
 CLOCKS = 60
 """More than an operation takes with every stream at half of its speed."""
 
@@ -47,8 +49,8 @@ class PoolLife:
         self.bad_seen += int(self.bench.dut.bad_free.value)
 
     def _wants_more(self):
-        phase = self.operations % 1000 / 1000
-        return self.model.free_sectors > self.config.pool_sectors * (0.4 if phase < 0.3 else 0.0)
+        phase = self.operations % 1000
+        return phase > 300 or self.model.free_sectors > 0.4 * self.config.pool_sectors
 
     def _size(self):
         if self.ending or not self._wants_more():
@@ -73,9 +75,14 @@ class PoolLife:
 
     def _run(self):
         rng = self._rng
-        if not self.ending and rng.random() < 0.02:
-            return FREE.pack(sector=rng.randrange(2 * self.config.pool_sectors), sectors=rng.choice([0, 34, 63]))
-        if not self._held or not self.ending and rng.random() < (0.7 if self._wants_more() else 0.1):
+        # This is asked in each clock in which nothing is offered.
+        if not self.ending and rng.random() < (0.99 if self._wants_more() else 0.5):
+            return None
+        if not self.ending and rng.random() < 0.05:
+            pool, place = self.config.pool_sectors, SUPERBLOCK * rng.randrange(self.config.pool_sectors // SUPERBLOCK)
+            sector, sectors = rng.choice([(place, 0), (place + 31, 34), (pool + place, 1)])
+            return FREE.pack(sector=sector, sectors=sectors)
+        if not self._held:
             return None
         sector, sectors = self._held.pop(rng.randrange(len(self._held)))
         if sectors > 1 and rng.random() < 0.2:

@@ -35,7 +35,7 @@ class ProofFailed(AssertionError):
         super().__init__(f"{reason}\n{counterexample or ''}")
 
 
-def prove(module, ports, *, probes=(), steps=40, timeout=60):
+def prove(module, ports, *, probes=(), steps=40, timeout=300):
     """Proves each `Assert` of `module`, at all times, for all inputs that its `Assume`s allow, with resets.
 
     Parameters

@@ -10,6 +10,7 @@ from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from prove import ProofFailed, prove
+
 from speckv_hw.stream import Arbiter, Fifo, Stage, transfer
 
 

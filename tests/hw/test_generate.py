@@ -11,6 +11,7 @@ from amaranth.hdl import Assert, Module, Print, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from click.testing import CliRunner
+
 from speckv_hw.config import DeviceConfig
 from speckv_hw.generate import description_of, main, parse_changes, ports_of, verilog_of
 from speckv_hw.stream import Fifo, Stage

@@ -6,8 +6,9 @@ import random
 import pytest
 from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import data
-from speckv_hw.stream import Arbiter, Fifo, Stage, chain
 from streams import SEED, receive, send, simulate
+
+from speckv_hw.stream import Arbiter, Fifo, Stage, chain
 
 WIDTH = 16
 COUNT = 200

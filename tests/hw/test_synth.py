@@ -4,6 +4,7 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_hw.config import DeviceConfig
 from speckv_hw.generate import verilog_of
 from speckv_hw.stream import Fifo, Stage
@@ -11,6 +12,9 @@ from speckv_hw.synth.blocks import BLOCKS
 from speckv_hw.synth.flow import FlowError, boundary, route, synthesise
 
 CONFIG = DeviceConfig.small()
+
+TIMEOUT = 300
+"""Seconds: the first run ever of Yosys compiles it."""
 
 
 class Product(wiring.Component):
@@ -24,7 +28,7 @@ class Product(wiring.Component):
 
 
 def test_registers(tmp_path):
-    area = synthesise(verilog_of(CONFIG, Stage(100)), tmp_path, 60)
+    area = synthesise(verilog_of(CONFIG, Stage(100)), tmp_path, TIMEOUT)
     assert area["ff"] == 2 * 100 + 2
     assert 100 <= area["lut4"] <= 120
     assert area["dsp"] == area["bram"] == 0
@@ -32,14 +36,14 @@ def test_registers(tmp_path):
 
 @pytest.mark.parametrize("depth, width, bram", [(17, 36, 0), (1025, 36, 2)])
 def test_memories_are_memory_cells(depth, width, bram, tmp_path):
-    area = synthesise(verilog_of(CONFIG, Fifo(width, depth)), tmp_path, 60)
+    area = synthesise(verilog_of(CONFIG, Fifo(width, depth)), tmp_path, TIMEOUT)
     assert area["bram"] == bram
     assert area["cells"].get("TRELLIS_DPR16X4", 0) == (0 if bram else width // 4)
     assert area["ff"] < width + 100
 
 
 def test_product(tmp_path):
-    area = synthesise(verilog_of(CONFIG, Product()), tmp_path, 60)
+    area = synthesise(verilog_of(CONFIG, Product()), tmp_path, TIMEOUT)
     assert area["dsp"] == 1 and area["ff"] == 32
 
 
@@ -51,7 +55,7 @@ def test_time_is_limited(tmp_path):
 def test_what_is_too_large_is_not_routed(tmp_path):
     area = {"lut4": 90000, "ff": 0, "dsp": 0, "bram": 0}
     with pytest.raises(FlowError, match="does not fit: 90000 lut4"):
-        route(area, tmp_path, 60)
+        route(area, tmp_path, TIMEOUT)
 
 
 def test_boundary_needs_three_pins():
