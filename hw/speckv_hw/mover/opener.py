@@ -57,7 +57,6 @@ class Opener(wiring.Component):
         bad = (fault != TableFault.NONE) | is_foreign
         m.d.comb += [
             self.table_request.p.page.eq(job.page),
-            self.table_request.p.entry.eq(new),
             self.allocate.payload.eq(OPEN_SECTORS),
             self.free.p.sector.eq(old.place),
             self.free.p.sectors.eq(sectors_of(old)),
@@ -128,7 +127,11 @@ class Opener(wiring.Component):
                             m.d.sync += new.state.eq(old.state)
                             m.next = "DONE"
             with m.State("UPDATE"):
-                m.d.comb += [self.table_request.valid.eq(1), self.table_request.p.op.eq(TableOp.UPDATE)]
+                m.d.comb += [
+                    self.table_request.valid.eq(1),
+                    self.table_request.p.op.eq(TableOp.UPDATE),
+                    self.table_request.p.entry.eq(new),
+                ]
                 with m.If(self.table_request.ready):
                     with m.If(new.state == PageState.OPEN):
                         m.next = "OPENED"

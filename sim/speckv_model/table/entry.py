@@ -7,7 +7,7 @@ import numpy as np
 
 from ..constants import ENTRY_BYTES, Codec, PageState
 
-CHECK_POLYNOMIAL = 0x07
+CHECK_POLYNOMIAL = 0x1D
 CHECKED_BYTES = ENTRY_BYTES - 1
 
 FIELDS = {"state": 2, "codec": 3, "context": 12, "place": 31, "lines": 7, "successor": 28, "confidence": 2,
@@ -27,7 +27,7 @@ _CHECK_TABLE = _check_table()
 
 
 def check(raw):
-    """Check bits of packed entries: CRC-8, polynomial 0x07, initial value 0, not reflected, byte 0 first.
+    """Check bits of packed entries: CRC-8, polynomial 0x1D, initial value 0, not reflected, byte 0 first.
 
     Parameters
     ----------
