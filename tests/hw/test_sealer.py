@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mover_bench import Surroundings
+from mover_bench import Surroundings, mask_of
 from streams import SEED, receive, send, simulate
 
 from speckv_hw.config import DeviceConfig
@@ -14,10 +14,6 @@ from speckv_model.mover.messages import pack_header, unpack_header
 
 PAGE = 77
 ALL = 2**64 - 1
-
-
-def bits(flags):
-    return sum(1 << n for n, flag in enumerate(flags) if flag)
 
 
 def page_of_values(seed):
@@ -60,65 +56,72 @@ def job(kind, *, codec=Codec.RAW, base=0, written=ALL, poison=0, page=PAGE, slot
             "stream": {"context": 3, "codec": codec, "dtype": Dtype.FP16}}
 
 
-@pytest.mark.parametrize("stall", [0.0, 0.4])
-@pytest.mark.parametrize("base, last", [(0, 0), (0, 37), (0, 63), (1, 63)])
-def test_a_spilled_page_is_its_header_and_lines(base, last, stall):
-    rng = np.random.default_rng(SEED + last)
-    written = rng.random(64) < 0.5
-    if not base:
-        written[last] = True
-        written[last + 1:] = False
-    poison = written & (rng.random(64) < 0.2)
-    lines = rng.integers(0, 256, (64, 64), np.uint8)
-    around, answers, _ = run([job(SealKind.SPILL, base=base, written=bits(written), poison=bits(poison))], {2: lines},
-                             stall=stall)
-    stored = around.stored(PAGE)
+def check_spilled(around, page, job, lines):
+    """`page` is stored as its header and `lines` (uint8, (64, 64)), as `job` says."""
+    written, poison = ([bool(job[name] >> line & 1) for line in range(64)] for name in ("written", "poison"))
+    last = 63 if job["base"] else job["written"].bit_length() - 1
+    stored = around.stored(page)
     assert len(stored) == last + 2
     got_written, got_base, got_poison = unpack_header(stored[0])
-    assert (got_written == written).all() and got_base == bool(base) and (got_poison == poison).all()
-    assert (stored[0] == pack_header(written, base, poison)).all()
-    holds = (written | bool(base))[:last + 1]
+    assert (got_written == written).all() and got_base == bool(job["base"]) and (got_poison == poison).all()
+    assert (stored[0] == pack_header(written, job["base"], poison)).all()
+    holds = (np.array(written) | bool(job["base"]))[:last + 1]
     assert (stored[1:] == np.where(holds[:, None], lines[:last + 1], 0)).all()
-    assert around.entries[PAGE]["state"] == PageState.OPEN
-    assert answers[0].state.value == PageState.OPEN
-    assert around.pool.free_sectors == around.config.pool_sectors - OPEN_SECTORS
+    assert around.entries[page]["state"] == PageState.OPEN and around.entries[page]["context"] == 3
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.4])
-@pytest.mark.parametrize("codec", [Codec.RAW, Codec.SPECKV])
-def test_a_sealed_page_is_what_the_codec_makes_of_it(codec, stall):
-    pages = {slot: page_of_values([SEED, slot]) for slot in range(3)}
+def test_a_spilled_page_is_its_header_and_lines(stall):
+    rng = np.random.default_rng(SEED)
+    jobs, slots = [], {}
+    for slot, (base, last) in enumerate([(0, 0), (0, 37), (0, 63), (1, 63)]):
+        written = rng.random(64) < 0.5
+        if not base:
+            written[last] = True
+            written[last + 1:] = False
+        slots[slot] = rng.integers(0, 256, (64, 64), np.uint8)
+        jobs.append(job(SealKind.SPILL, base=base, written=mask_of(written), page=100 + slot, slot=slot,
+                        poison=mask_of(written & (rng.random(64) < 0.2))))
+    around, answers, _ = run(jobs, slots, stall=stall)
+    for slot, spill in enumerate(jobs):
+        check_spilled(around, 100 + slot, spill, slots[slot])
+        assert (answers[slot].slot, answers[slot].state.value) == (slot, PageState.OPEN)
+    assert around.pool.free_sectors == around.config.pool_sectors - OPEN_SECTORS * len(jobs)
+
+
+def test_a_sealed_page_is_what_the_codec_makes_of_it():
+    """Pages that the codec shrinks, one that it does not, one with room only where it is, others between them."""
+    pages = {slot: page_of_values([SEED, slot]) for slot in range(6)}
     pages[1] = np.random.default_rng(SEED).integers(0, 256, (64, 64), np.uint8)
-    jobs = [job(SealKind.SEAL, codec=codec, page=100 + slot, slot=slot) for slot in pages]
+    jobs = [job(SealKind.SEAL, codec=Codec.SPECKV, page=100 + slot, slot=slot) for slot in pages]
+    jobs[3]["stream"] |= {"codec": Codec.RAW}
+    jobs[5]["kind"] = SealKind.SPILL
     # Lines without content count as zeros.
     jobs[2]["written"] = 0xffff_0000_ffff
-    around, answers, _ = run(jobs, pages, stall=stall)
-    pages[2] = pages[2].copy()
+    places = {}
+
+    def set_up(around):
+        around.no_room = {4}
+        places[4] = around.entries[104]["place"]
+
+    around, answers, _ = run(jobs, pages, stall=0.2, set_up=set_up)
     pages[2][[line for line in range(64) if not 0xffff_0000_ffff >> line & 1]] = 0
-    held = 0
-    for slot, page in pages.items():
+    held = OPEN_SECTORS
+    check_spilled(around, 105, jobs[5], pages[5])
+    for slot in range(5):
         stored, entry = around.stored(100 + slot), around.entries[100 + slot]
-        encoded = codecs.encode(codec, Dtype.FP16, page.ravel())
+        codec = jobs[slot]["stream"]["codec"]
+        encoded = codecs.encode(codec, Dtype.FP16, pages[slot].ravel())
         if encoded is None:
-            assert entry["codec"] == Codec.RAW and (stored == page).all()
+            assert entry["codec"] == Codec.RAW and (stored == pages[slot]).all()
         else:
             assert entry["codec"] == codec and (stored.ravel() == encoded).all()
+        assert (entry["place"] == places.get(slot)) == (slot == 4)
         assert entry["state"] == PageState.SEALED and entry["context"] == 3
         assert answers[slot].state.value == PageState.SEALED and answers[slot].slot == slot
         held += -(-len(stored) // 2)
+    assert codecs.encode(Codec.SPECKV, Dtype.FP16, pages[1].ravel()) is None
     assert around.pool.free_sectors == around.config.pool_sectors - held
-
-
-def test_without_room_a_page_is_sealed_where_it_is():
-    def fill(around):
-        while around.pool.allocate(1) is not None:
-            pass
-
-    around, answers, _ = run([job(SealKind.SEAL, codec=Codec.SPECKV)], {2: page_of_values(SEED)}, set_up=fill)
-    stored = around.stored(PAGE)
-    assert around.entries[PAGE]["place"] == 0
-    assert around.pool.free_sectors == OPEN_SECTORS - -(-len(stored) // 2)
-    assert answers[0].state.value == PageState.SEALED
 
 
 def test_a_page_with_a_poisoned_line_becomes_poisoned():
@@ -127,23 +130,28 @@ def test_a_page_with_a_poisoned_line_becomes_poisoned():
     assert around.pool.free_sectors == around.config.pool_sectors
 
 
-@pytest.mark.parametrize("kind", [SealKind.SPILL, SealKind.SEAL])
-def test_a_refused_write_poisons_the_page(kind):
+def test_a_refused_write_poisons_the_page():
     def refuse(around):
         around.refuse_writes = True
 
-    around, answers, logged = run([job(kind)], {2: page_of_values(SEED)}, errors=1, set_up=refuse)
-    assert logged[0].kind == ErrorKind.MEMORY_WRITE and logged[0].address == PAGE << 12
-    assert around.entries[PAGE]["state"] == answers[0].state.value == PageState.POISONED
+    jobs = [job(kind, page=PAGE + number) for number, kind in enumerate((SealKind.SPILL, SealKind.SEAL))]
+    around, answers, logged = run(jobs, {2: page_of_values(SEED)}, errors=2, set_up=refuse)
+    for number in range(2):
+        assert (logged[number].kind, logged[number].address) == (ErrorKind.MEMORY_WRITE, PAGE + number << 12)
+        assert around.entries[PAGE + number]["state"] == answers[number].state.value == PageState.POISONED
     assert around.pool.free_sectors == around.config.pool_sectors
 
 
-@pytest.mark.parametrize("fault, kind", [(TableFault.CORRUPT, ErrorKind.ENTRY_CORRUPT),
-                                         (TableFault.MEMORY, ErrorKind.MEMORY_READ)])
-def test_a_bad_entry_poisons_the_page(fault, kind):
-    def break_entry(around):
-        around.faults[PAGE] = fault
+def test_a_bad_entry_poisons_the_page():
+    """An entry that is corrupt, or cannot be read, or is not that of an OPEN page: nothing of it is touched."""
+    def break_entries(around):
+        around.faults = {PAGE: TableFault.CORRUPT, PAGE + 1: TableFault.MEMORY}
+        around.entries[PAGE + 2]["state"] = PageState.SEALED
 
-    _, answers, logged = run([job(SealKind.SEAL)], {2: page_of_values(SEED)}, errors=1, set_up=break_entry)
-    assert logged[0].kind == kind
-    assert answers[0].state.value == PageState.POISONED
+    jobs = [job(SealKind.SEAL, page=PAGE), job(SealKind.SPILL, page=PAGE + 1), job(SealKind.SEAL, page=PAGE + 2)]
+    around, answers, logged = run(jobs, {2: page_of_values(SEED)}, errors=3, set_up=break_entries)
+    assert [error.kind for error in logged] == [ErrorKind.ENTRY_CORRUPT, ErrorKind.MEMORY_READ,
+                                                ErrorKind.ENTRY_CORRUPT]
+    assert all(answer.state.value == PageState.POISONED for answer in answers)
+    assert around.entries[PAGE + 2]["state"] == PageState.SEALED and not around.dram
+    assert around.pool.free_sectors == around.config.pool_sectors - 3 * OPEN_SECTORS
