@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+
 from speckv_model.codec.speckv import INT8
 from speckv_model.constants import PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Dtype
 

@@ -3,6 +3,7 @@
 import click
 from rich.console import Console
 from rich.table import Table
+
 from speckv_sim.build import BuildError
 
 from . import demo as demonstration

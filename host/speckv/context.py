@@ -2,6 +2,7 @@
 
 import numpy as np
 from ml_dtypes import bfloat16
+
 from speckv_model.constants import PAGE_BYTES, Dtype, Opcode
 from speckv_model.cxl import messages
 

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import LINE_BYTES, OPEN_SECTORS, PAGE_ROWS
 from speckv_sim.build import build_root

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+
 from speckv_model.constants import LINE_BYTES, PAGE_BYTES, Codec, DrsOpcode, Opcode
 from speckv_model.csr.registers import REGISTERS, read_config
 from speckv_model.cxl import messages

@@ -8,6 +8,7 @@ is, from the top, ``layer | head | kind | index``.
 from dataclasses import dataclass
 
 import numpy as np
+
 from speckv_model.constants import LINE_BYTES, PAGE_BYTES
 
 HEAD_DIMS = (64, 128, 256)

@@ -1,6 +1,7 @@
 """Batches of line requests."""
 
 import numpy as np
+
 from speckv_model.constants import PAGE_BITS, ReqOpcode
 from speckv_model.cxl import messages
 

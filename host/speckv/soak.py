@@ -13,6 +13,7 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import ReqOpcode, Status
 from speckv_model.csr.registers import REGISTERS

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from ml_dtypes import bfloat16
+
 from speckv_model.constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, Dtype, Opcode, ReqOpcode, RwdOpcode
 from speckv_model.cxl import messages
 from speckv_model.cxl.messages import REQUEST, Channel

@@ -19,10 +19,10 @@ from speckv_hw.mover.opener import Opener
 from speckv_hw.mover.sealer import Sealer
 from speckv_hw.pool.pool_allocator import PoolAllocator
 from speckv_hw.prefetch.prefetcher import Prefetcher
-from speckv_hw.table.share import Share
 from speckv_hw.stream import Arbiter, chain
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.page_table import PageTable
+from speckv_hw.table.share import Share
 from speckv_hw.types import AllocateResponse, FreeRequest
 
 __all__ = ["Device"]
@@ -60,7 +60,7 @@ class Device(wiring.Component):
         To device DRAM, whose byte 0 is address 0.
     """
 
-    read_latency = 10
+    read_latency = 12
 
     def __init__(self, config: DeviceConfig):
         self._config = config

@@ -5,8 +5,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from .constants import (ENTRIES_PER_LINE, LINE_BYTES, OPEN_SECTORS, PAGE_BITS, PAGE_BYTES, SECTOR_BYTES,
-                        SECTOR_LINES, Codec)
+from .constants import (
+    ENTRIES_PER_LINE,
+    LINE_BYTES,
+    OPEN_SECTORS,
+    PAGE_BITS,
+    PAGE_BYTES,
+    SECTOR_BYTES,
+    SECTOR_LINES,
+    Codec,
+)
 
 
 def _log2(value):

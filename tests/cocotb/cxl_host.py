@@ -1,4 +1,4 @@
-"""A host at the CXL.mem and MMIO ports of a device, with a golden model that is asked the same."""
+"""A host at the CXL.mem ports of a design, with a golden model that is asked the same."""
 
 import random
 from collections import Counter
@@ -7,48 +7,35 @@ from functools import partial
 from bench import Packing
 from runner import SEED
 
-from speckv_hw.csr.mmio import MmioRequest
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_model.constants import PAGE_BITS, MetaField
-from speckv_model.csr.registers import (
-    COMPLETION_WORD,
-    REGISTERS,
-    command_slot_offset,
-    completion_offset,
-    pack_command,
-)
 from speckv_model.cxl.messages import Channel, Expect
-from speckv_model.device import DeviceModel
 
 __all__ = ["CxlHost"]
 
 REQ, RWD, NDR, DRS = map(Packing, (Req, RwD, Ndr, Drs))
-MMIO = Packing(MmioRequest)
 TAGS = 1 << 16
-MMIO_CLOCKS = 200
-COMMAND_CLOCKS = 40_000
-READY_CLOCKS = 5000
 REQUEST_CLOCKS = 3000
 """More than a request can take that misses, seals one page and spills another."""
 
 
 class CxlHost:
-    """Sends batches of requests to the device and to a model, and compares every answer.
+    """Sends batches of requests to the design and to a model, and compares every answer.
 
-    Requests to one page take effect in batch order: since the device promises that within a channel only, one
+    Requests to one page take effect in batch order: since a device promises that within a channel only, one
     waits for the earlier ones of the other channel to its page. Otherwise both channels go as fast as they
     can, with random unique tags.
 
     Parameters
     ----------
     bench : Bench
-    config : DeviceConfig
+    model
+        `submit(requests)` returns what `requests` (`REQUEST`, (n,)) are answered with: `RESPONSE`, (n,).
     idle, stall : float
         Probabilities of idle clocks on the request channels and of back-pressure on the response channels.
 
     Attributes
     ----------
-    model : DeviceModel
     req, rwd : Source
     ndr, drs : Sink
     unfinished : list of int
@@ -57,42 +44,24 @@ class CxlHost:
         Clocks from acceptance to data of the reads of the batch, in the order of the data.
     """
 
-    def __init__(self, bench, config, *, idle=0.0, stall=0.0):
+    def __init__(self, bench, model, *, idle=0.0, stall=0.0):
         self._bench = bench
-        self.model = DeviceModel(config)
+        self.model = model
         self._rng = random.Random(f"host {SEED}")
         channels = [(partial(self._next, channel), partial(self._accepted, channel)) for channel in Channel]
         self.req, self.rwd = [bench.source(name, idle=idle, supply=supply, accepted=accepted)
                               for name, (supply, accepted) in zip(("m2s_req", "m2s_rwd"), channels)]
         self.ndr = bench.sink("s2m_ndr", stall=stall, take=self._take_ndr)
         self.drs = bench.sink("s2m_drs", stall=stall, take=self._take_drs)
-        self._mmio_request = bench.source("mmio_request", idle=idle)
-        self._mmio_response = bench.sink("mmio_response", stall=stall)
-        self._forget()
+        self.forget()
 
-    def _forget(self):
+    def forget(self):
+        """Drops the batch, for a reset."""
         self._offered = [None, None]
         self.unfinished = [0, 0]
         self.latencies = []
         self._outstanding = {}
         self._waiting = [[], []]
-        self._commands = 0
-
-    async def reset(self):
-        """Resets everything, whatever is under way, and waits until the device is ready."""
-        await self._bench.reset()
-        self._forget()
-        self.model.reset()
-        await self.wait_until_ready()
-
-    async def wait_until_ready(self):
-        """Waits until the device has swept its memories."""
-        begin = self._bench.clock
-        while not await self.mmio_read(REGISTERS.STATUS.offset) & 1:
-            assert self._bench.clock - begin < READY_CLOCKS, "the device does not become ready"
-            await self._bench.tick(100)
-
-    # CXL.mem
 
     @property
     def busy(self):
@@ -195,46 +164,3 @@ class CxlHost:
         got = response["opcode"], response["poison"], response["data"]
         assert got == (expected["drs_opcode"], expected["poison"], data), \
             f"operation {index}, {self._requests[index]}: {response}, not {expected}"
-
-    # MMIO
-
-    async def mmio_read(self, address):
-        return await self._mmio(write=0, address=address)
-
-    async def mmio_write(self, address, value):
-        assert await self._mmio(write=1, address=address, data=value) == 0
-
-    async def _mmio(self, **fields):
-        self._mmio_request.queue.append(MMIO.pack(**fields))
-        await self._bench.until(lambda: self._mmio_response.queue, MMIO_CLOCKS, "an MMIO response")
-        return self._mmio_response.queue.popleft()
-
-    async def compare(self, *names):
-        """Registers that must be the same in device and model."""
-        for name in names:
-            offset = getattr(REGISTERS, name).offset
-            got, expected = await self.mmio_read(offset), self.model.mmio_read(offset)
-            assert got == expected, f"{name}: {got:#x}, not {expected:#x}"
-
-    async def submit_command(self, **fields):
-        """Puts a command into the device's queue, and has the model do it. Returns its slot."""
-        slot = self._commands % self.model.config.command_slots
-        self._commands += 1
-        for n, word in enumerate(pack_command(tag=self._commands, **fields)):
-            await self._write_both(command_slot_offset(slot) + 8 * n, word)
-        await self._write_both(REGISTERS.COMMAND_TAIL.offset, self._commands)
-        return slot
-
-    async def _write_both(self, address, value):
-        self.model.mmio_write(address, value)
-        await self.mmio_write(address, value)
-
-    async def command(self, **fields):
-        """Does a command in both and compares how it ends. Returns its `Status`."""
-        offset = completion_offset(await self.submit_command(**fields))
-        begin = self._bench.clock
-        while not (completion := await self.mmio_read(offset)):
-            assert self._bench.clock - begin < COMMAND_CLOCKS, f"{fields} does not end"
-            await self._bench.tick(20)
-        assert completion == self.model.mmio_read(offset), f"completion of {fields}"
-        return COMPLETION_WORD.unpack(completion)["status"]

@@ -59,12 +59,11 @@ class Traffic:
                     pages=self._config.granule_pages, index_bits=2, head_bits=1, layer_bits=2,
                     dtype=context.dtype, codec=context.codec, ld_id=context.ld_id)
 
-    def page_command(self):
-        """Fields of a SEAL, FLUSH, FREE or PREFETCH of one page."""
+    def page_command(self, *opcodes):
+        """Fields of a command that is one of `opcodes`, about one page."""
         context = self._context()
-        opcode = self._rng.choice([Opcode.SEAL, Opcode.FLUSH, Opcode.FREE, Opcode.PREFETCH])
-        return dict(opcode=int(opcode), context=context.number, first_page=int(self._rng.choice(context.pages)),
-                    pages=1)
+        return dict(opcode=int(self._rng.choice(opcodes)), context=context.number,
+                    first_page=int(self._rng.choice(context.pages)), pages=1)
 
     def batch(self, runs):
         """`runs` runs of requests of the kinds below, each on pages of one context."""

@@ -79,13 +79,11 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     folder = BUILD / toplevel
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / f"{toplevel}.v"
-    text = without_initial_values(verilog_of(None, component))
-    if not source.exists() or source.read_text() != text:
-        source.write_text(text)
     control = folder / "ports.vlt"
-    names = [port["name"] for port in ports_of(text)]
-    control.write_text("".join(["`verilator_config\n", *(f'public_flat_rw -module "{NAME}" -var "{name}"\n'
-                                                        for name in names)]))
+    text = without_initial_values(verilog_of(None, component))
+    _write(source, text)
+    _write(control, "".join(["`verilator_config\n", *(f'public_flat_rw -module "{NAME}" -var "{port["name"]}"\n'
+                                                     for port in ports_of(text))]))
 
     home = Path(verilator.__file__).parent
     environment = {
@@ -125,6 +123,12 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     tests, failed = get_results(results)
     assert tests, f"{test_module} has no cocotb test to run"
     assert not failed, f"{failed} of {tests} cocotb tests failed, see {folder / test_module}.log"
+
+
+def _write(path, text):
+    """Writes a file unless it is so already: what depends on it is then not built again."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def parameters():

@@ -100,9 +100,9 @@ async def pages_go_round(dut, idle, stall):
     rng = np.random.default_rng([SEED, int(10 * idle), int(10 * stall)])
     pages = []
     for dtype in Dtype:
-        pages += [(Codec.SPECKV, dtype, page) for page in real_pages(rng, dtype, 6)]
-        pages += [(Codec.SPECKV, dtype, page) for page in mixed_pages(rng, dtype, 3)]
-        pages += [(Codec.RAW, dtype, page) for page in mixed_pages(rng, dtype, 2)]
+        pages += [(Codec.SPECKV, dtype, page) for page in real_pages(rng, dtype, 16)]
+        pages += [(Codec.SPECKV, dtype, page) for page in mixed_pages(rng, dtype, 8)]
+        pages += [(Codec.RAW, dtype, page) for page in mixed_pages(rng, dtype, 4)]
     loop = CodecLoop(dut, idle=idle, stall=stall)
     await loop.run([pages[n] for n in rng.permutation(len(pages))])
 

@@ -4,8 +4,8 @@ import cocotb
 import numpy as np
 from axi_memory import AxiMemory
 from bench import Bench
-from cxl_host import CxlHost
 from cxl_traffic import Traffic
+from device_host import DeviceHost
 from runner import SEED, parameters
 
 from speckv_hw.top import Device
@@ -15,14 +15,18 @@ from speckv_model.csr.registers import REGISTERS
 from speckv_model.cxl.messages import Channel
 
 QUIET_CLOCKS = 200
-BATCHES, RUNS = 4, 8
+BATCHES, RUNS = 10, 8
 """Batches of requests, and runs of requests in each."""
 STREAMS = ((Codec.RAW, Dtype.FP16, 3), (Codec.SPECKV, Dtype.FP16, 0), (Codec.SPECKV, Dtype.BF16, 15),
            (Codec.RAW, Dtype.BF16, 3))
 """Codec, dtype and owner of the contexts."""
+PAGE_COMMANDS = (Opcode.SEAL, Opcode.FLUSH, Opcode.FREE, Opcode.PREFETCH)
 COUNTED = ("REQ_READS", "REQ_WRITES", "REQ_PARTIAL_WRITES", "REQ_HINTS", "REQ_INVALIDATES", "REQ_OTHER",
            "PAGES_OPENED", "PAGES_SEALED", "PAGES_FREED", "ERROR_COUNT")
 """Registers that depend on the order of the requests to each page only."""
+EXERCISED = ("CACHE_HITS", "CACHE_MISSES", "PAGES_SPILLED", "PAGES_FETCHED", "PREFETCHES_USED", "TLB_HITS",
+             "TLB_MISSES", "ERROR_COUNT")
+"""Counters of what must have happened for the traffic to be worth something."""
 
 
 class DeviceBench:
@@ -32,7 +36,7 @@ class DeviceBench:
         self.config = DeviceConfig.from_dict(parameters()["config"])
         self.bench = Bench(dut)
         self.memory = self.bench.add(AxiMemory(self.bench, self.config, latency=latency, pause=pause))
-        self.host = CxlHost(self.bench, self.config, idle=idle, stall=stall)
+        self.host = DeviceHost(self.bench, self.config, idle=idle, stall=stall)
         self.rng = np.random.default_rng([SEED, int(100 * idle), int(100 * stall)])
         self.new_traffic()
 
@@ -46,7 +50,9 @@ class DeviceBench:
         await self.create(contexts)
 
     async def create(self, contexts):
-        numbers = self.rng.choice(self.config.contexts, contexts, replace=False).tolist()
+        taken = [context.number for context in self.traffic.contexts]
+        free = np.setdiff1d(np.arange(self.config.contexts), taken)
+        numbers = self.rng.choice(free, contexts, replace=False).tolist()
         for number, (codec, dtype, ld_id) in zip(numbers, STREAMS):
             context = self.traffic.context(number, codec, dtype, ld_id)
             assert await self.host.command(**self.traffic.create(context)) == Status.OK
@@ -77,16 +83,22 @@ async def random_traffic(dut, idle, stall):
     for number in range(BATCHES):
         requests = traffic.batch(RUNS)
         count += len(requests)
-        await host.submit(requests)
+        host.begin(requests)
+        for _ in range(2):
+            # These change nothing that a read returns, so they may come at any moment.
+            assert await host.command(**traffic.page_command(Opcode.FLUSH, Opcode.PREFETCH)) == Status.OK
+        await host.finish()
         for _ in range(3):
-            assert await host.command(**traffic.page_command()) == Status.OK
+            assert await host.command(**traffic.page_command(*PAGE_COMMANDS)) == Status.OK
         if number == BATCHES // 2:
             await device.destroy(traffic.contexts[0])
             await device.create(1)
     await host.submit(traffic.everything())
     await device.end()
     await host.compare(*COUNTED)
-    cocotb.log.info("%d requests in %d clocks", count, device.bench.clock)
+    happened = {name: await host.counter(name) for name in EXERCISED}
+    cocotb.log.info("%d requests in %d clocks; %s", count, device.bench.clock, happened)
+    assert all(happened.values())
 
 @cocotb.test()
 async def latency_and_throughput_of_hits(dut):
@@ -143,7 +155,7 @@ async def reset_in_the_middle(dut):
         host.begin(requests)
         if device.rng.random() < 0.5:
             # The model does it too, but is reset as well.
-            await host.submit_command(**device.traffic.page_command())
+            await host.submit_command(**device.traffic.page_command(*PAGE_COMMANDS))
         await device.bench.tick(int(device.rng.integers(50, 3000)))
         assert host.busy
         await host.reset()

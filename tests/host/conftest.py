@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speckv.device import Device
 from speckv.errors import LinkTimeout
 from speckv.link.base import Link

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from speckv import demo
 from speckv.cli import main
 from speckv_model.config import DeviceConfig

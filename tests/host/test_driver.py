@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import speckv
 from ml_dtypes import bfloat16
+
+import speckv
 from speckv.device import Device
 from speckv.geometry import HEAD_DIMS
 from speckv_model.constants import PAGE_BYTES, Codec, Dtype, ErrorKind, Opcode, ReqOpcode, RwdOpcode, Status

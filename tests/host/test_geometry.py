@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speckv.geometry import Geometry
 from speckv_model.constants import LINE_BYTES, PAGE_BYTES
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
+
 from speckv.lm import (
     ArrayStore,
     DeviceStore,

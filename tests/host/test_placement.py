@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from speckv.errors import WindowFull
 from speckv.placement import Placement
 

@@ -6,6 +6,7 @@ Both keep a `log` of everything that they were asked to change, in order, so tha
 import random
 
 from amaranth.hdl import Const
+
 from speckv_hw.csr.page_op import PageOpKind
 from speckv_hw.table.context import ContextOpKind
 from speckv_hw.types import TableFault, TableOp

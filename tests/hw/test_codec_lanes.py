@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from codec_pages import SEED, random_rows, real_rows, special_rows
+from streams import simulate
+
 from speckv_hw.codec.dequantiser_lane import DequantiserLane
 from speckv_hw.codec.quantiser_lane import QuantiserLane
 from speckv_hw.codec.reciprocal import FRACTION_BITS, Reciprocal
@@ -10,7 +12,6 @@ from speckv_hw.codec.row_maximum import RowMaximumFinder
 from speckv_model.codec import speckv
 from speckv_model.codec.float16 import exponent_mantissa, max_finite
 from speckv_model.constants import ROW_VALUES, Dtype
-from streams import simulate
 
 CLOCKS = 3000
 

@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from streams import SEED, receive, send, simulate
+
 from speckv_hw.codec.narrow import Narrow
 from speckv_hw.codec.packer import Packer
 from speckv_hw.codec.payloads import RowForm
@@ -11,7 +13,6 @@ from speckv_hw.codec.run_splitter import RunSplitter
 from speckv_hw.codec.unpacker import Unpacker
 from speckv_hw.codec.widen import Widen
 from speckv_model.constants import ROW_VALUES
-from streams import SEED, receive, send, simulate
 
 IDLE = [0.0, 0.4]
 

@@ -13,6 +13,8 @@ from command_responders import (
     number,
     random_command,
 )
+from streams import SEED, receive, send, simulate
+
 from speckv_hw.csr.command_engine import CommandEngine
 from speckv_hw.stream import chain
 from speckv_hw.table.context_table import ContextTable
@@ -20,7 +22,6 @@ from speckv_model.config import DeviceConfig
 from speckv_model.constants import ErrorKind, Opcode, Status
 from speckv_model.csr.commands import CommandProcessor
 from speckv_model.csr.error_log import ErrorLog
-from streams import SEED, receive, send, simulate
 
 # Granules of four pages keep walks over slots and pages short.
 CONFIG = DeviceConfig.small(window_slots=1 << 14)

@@ -5,11 +5,12 @@ import random
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from command_responders import number
+from streams import SEED, simulate
+
 from speckv_hw.csr.command_queue import CommandQueue
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import Opcode, Status
 from speckv_model.csr.registers import COMPLETION_WORD, pack_command
-from streams import SEED, simulate
 
 CONFIG = DeviceConfig.small(command_slots=4)
 SLOTS = CONFIG.command_slots

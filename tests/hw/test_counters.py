@@ -4,10 +4,11 @@ import random
 
 import pytest
 from amaranth.hdl import ResetInserter, Signal
+from streams import SEED, simulate
+
 from speckv_hw.csr.counters import COUNTER_NUMBERS, Counters, Events
 from speckv_model.csr import counters as model
 from speckv_model.csr.registers import COUNTERS, EVENTS, LATENCY_BUCKETS
-from streams import SEED, simulate
 
 
 class Load:

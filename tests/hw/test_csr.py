@@ -5,6 +5,8 @@ import random
 import pytest
 from amaranth.hdl import Elaboratable, Module, ResetInserter, Signal
 from command_responders import BadPages, LoggedContexts, ModelDevice, Responders, random_command
+from streams import SEED, simulate
+
 from speckv_hw.csr.command_engine import CommandEngine
 from speckv_hw.csr.counters import Counters
 from speckv_hw.csr.csr import Csr
@@ -22,7 +24,6 @@ from speckv_model.csr.registers import (
     completion_offset,
     pack_command,
 )
-from streams import SEED, simulate
 
 # Granules of four pages keep walks over slots and pages short.
 CONFIG = DeviceConfig.small(window_slots=1 << 14)

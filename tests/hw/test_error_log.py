@@ -3,11 +3,12 @@
 import random
 
 import pytest
+from streams import SEED, send, simulate
+
 from speckv_hw.csr.error_log import ErrorLog
 from speckv_hw.types import ErrorRecord
 from speckv_model.constants import ErrorKind
 from speckv_model.csr import error_log as model
-from streams import SEED, send, simulate
 
 KINDS = [kind for kind in ErrorKind if kind != ErrorKind.NONE]
 

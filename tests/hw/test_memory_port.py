@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from axi4_memory import Axi4Memory
+from streams import SEED, receive, send, simulate
+
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mem.memory_port import MemoryPort
 from speckv_hw.mem.read_port import ReadPort
 from speckv_hw.mem.write_port import WritePort
 from speckv_model.mem.dram import Dram
-from streams import SEED, receive, send, simulate
 
 CONFIG = DeviceConfig.small()
 LINES = 1 << 12

@@ -52,6 +52,9 @@ class Store:
 
     async def give(self, ctx, port, payload):
         await self.pause(ctx)
+        await self.offer(ctx, port, payload)
+
+    async def offer(self, ctx, port, payload):
         ctx.set(port.payload, payload)
         ctx.set(port.valid, 1)
         await ctx.tick().until(port.ready)
@@ -72,7 +75,10 @@ class Store:
                 lines = self.sealed[job.page]
                 done["state"] = PageState.SEALED
             for line, value in lines.items():
-                await self.give(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": value}))
+                # Seldom a pause, since most clocks of a run would otherwise go by here.
+                if self.rng.random() < 0.1:
+                    await self.pause(ctx)
+                await self.offer(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": value}))
             await self.give(ctx, dut.fetch_done, FetchDone.const(done))
 
     async def opener(self, ctx, dut):

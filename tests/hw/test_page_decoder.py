@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
+from streams import receive, send, simulate
+
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_model import codec as model
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import LINE_BYTES, PAGE_LINES, Codec, Dtype
-from streams import receive, send, simulate
 
 ILLEGAL_AND_LEGAL_CODES = [0, 1, 2, 5, 20, 63, 64, 65, 66, 128, 255]
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
+from streams import receive, send, simulate
+
 from speckv_hw.codec.page_encoder import PageEncoder
 from speckv_model import codec as model
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import PAGE_LINES, Codec, Dtype
-from streams import receive, send, simulate
 
 
 def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):

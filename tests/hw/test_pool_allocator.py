@@ -4,11 +4,12 @@ import random
 
 import pytest
 from amaranth.hdl import ResetInserter, Signal
+from streams import SEED, receive, send, simulate
+
 from speckv_hw.config import DeviceConfig
 from speckv_hw.pool.pool_allocator import PoolAllocator
 from speckv_hw.stream import transfer
 from speckv_model.pool.pool_allocator import PoolAllocator as Model
-from streams import SEED, receive, send, simulate
 
 CONFIG = DeviceConfig.small(pool_bytes=1 << 18)
 

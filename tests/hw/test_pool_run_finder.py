@@ -3,9 +3,10 @@
 import random
 
 import pytest
+from streams import SEED, receive, send, simulate
+
 from speckv_hw.pool.run_finder import RunFinder
 from speckv_model.pool.pool_allocator import first_run, longest_run
-from streams import SEED, receive, send, simulate
 
 
 def random_map(rng):

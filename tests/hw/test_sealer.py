@@ -47,7 +47,8 @@ def run(jobs, slots, *, stall=0.0, errors=0, set_up=None):
     simulate(dut, give, take, log,
              background=[lambda ctx, serve=serve: serve(ctx, dut) for serve in (
                  around.table, around.updates, around.allocations, around.frees, around.writes, around.cached_lines)],
-             watched=[dut.done, dut.table_request, dut.update_request, dut.write_request, dut.write_data, dut.allocate, dut.free])
+             watched=[dut.done, dut.table_request, dut.update_request, dut.write_request, dut.write_data, dut.allocate,
+                      dut.free])
     return around, answers, logged
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from device_reference import DeviceReference
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import (
     LINE_BYTES,

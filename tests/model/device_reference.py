@@ -1,6 +1,7 @@
 """What a device must answer, line by line: the states of a page in plain Python."""
 
 import numpy as np
+
 from speckv_model.codec import decode, encode
 from speckv_model.constants import LINE_BYTES, OPEN_SECTORS, PAGE_LINES, SECTOR_BYTES, Codec, PageState
 from speckv_model.pool.pool_allocator import PoolAllocator

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from codec_pages import SEED, as_pages, mixed_pages, random_rows, real_rows, runs_row, special_rows
+
 from speckv_model import codec
 from speckv_model.codec import speckv
 from speckv_model.constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES, Codec, Dtype

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from speckv_model import codec
 from speckv_model.constants import PAGE_BYTES, Codec, Dtype, PageState
 from speckv_model.mover.messages import pack_header, unpack_header

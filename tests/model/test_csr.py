@@ -1,6 +1,7 @@
 """MMIO of the model: commands, their checks, doorbell, errors and counters."""
 
 import pytest
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import Codec, ErrorKind, Opcode, Status
 from speckv_model.csr.commands import PageOpKind

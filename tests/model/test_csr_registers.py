@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import Codec, Dtype, ErrorKind, Opcode
 from speckv_model.csr import document

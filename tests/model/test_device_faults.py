@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from device_bench import ALL_LINES, SEED, Bench, addresses, cached, kv_lines, line_address, small
+
 from speckv_model.constants import LINE_BYTES, PAGE_BITS, PAGE_LINES, Codec, ErrorKind, PageState, Status
 from speckv_model.cxl import messages
 

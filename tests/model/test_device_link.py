@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speckv.errors import LinkClosed, LinkTimeout
 from speckv.link import EmulatedLink
 from speckv_model.config import DeviceConfig

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from device_bench import SEED, Bench, addresses, cached, kv_lines, small
+
 from speckv_model.constants import PAGE_LINES, Codec, Dtype
 from speckv_model.cxl import messages
 

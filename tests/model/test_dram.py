@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+
 from speckv_model.config import DeviceConfig
 from speckv_model.mem.dram import CHUNK_LINES, Dram
 

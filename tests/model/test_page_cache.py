@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from speckv_model.cache.page_cache import PageCache
 from speckv_model.cache.slot_table import set_of
 from speckv_model.config import DeviceConfig

@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+
 from speckv_model.config import DeviceConfig
 from speckv_model.pool.pool_allocator import PoolAllocator, first_run, longest_run, run_sectors
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 import speckv
 
 SEED = int(os.environ.get("SPECKV_SEED", "1"))

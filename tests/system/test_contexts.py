@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import speckv
 from ml_dtypes import bfloat16
+
+import speckv
 from speckv.geometry import HEAD_DIMS
 from speckv.lm import ArrayStore, DeviceStore, Llama, generate, heldout_tokens
 from speckv.traffic import kv_lines

@@ -4,6 +4,7 @@ is not.
 
 import numpy as np
 import pytest
+
 import speckv
 from speckv.device import Device
 from speckv.traffic import kv_lines

@@ -1,6 +1,7 @@
 """The link to the emulated device: the golden model in this process."""
 
 import numpy as np
+
 from speckv_model.constants import LINE_BYTES
 from speckv_model.device import DeviceModel
 

@@ -5,13 +5,35 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.cache.line_store import LineStore
-from speckv_hw.cache.messages import (CacheEvents, CacheOp, CacheRequest, PrefetchProposal, ReadResponse, SlotState,
-                                      Source, WriteResponse)
+from speckv_hw.cache.messages import (
+    CacheEvents,
+    CacheOp,
+    CacheRequest,
+    PrefetchProposal,
+    ReadResponse,
+    SlotState,
+    Source,
+    WriteResponse,
+)
 from speckv_hw.cache.slot_table import SlotFlags, SlotTable, set_of
 from speckv_hw.config import DeviceConfig
 from speckv_hw.stream import Stage, chain, transfer
-from speckv_hw.types import (LINE_BITS, ErrorKind, ErrorRecord, FetchDone, FetchJob, FillLine, OpenDone, OpenJob,
-                             OpenKind, PageState, SealDone, SealJob, SealKind, SlotLine)
+from speckv_hw.types import (
+    LINE_BITS,
+    ErrorKind,
+    ErrorRecord,
+    FetchDone,
+    FetchJob,
+    FillLine,
+    OpenDone,
+    OpenJob,
+    OpenKind,
+    PageState,
+    SealDone,
+    SealJob,
+    SealKind,
+    SlotLine,
+)
 
 __all__ = ["PageCache"]
 

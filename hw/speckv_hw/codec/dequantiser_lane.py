@@ -1,6 +1,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.codec.speckv import FULL_SCALE
 
 from ..types import Dtype

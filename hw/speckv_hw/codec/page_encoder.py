@@ -1,6 +1,7 @@
 from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.constants import PAGE_LINES
 
 from ..stream import Fifo, transfer

@@ -5,6 +5,7 @@ quantised.
 """
 
 from amaranth.lib import data, enum
+
 from speckv_model.constants import PAGE_ROWS, ROW_BYTES, ROW_VALUES
 
 from ..types import LINE_BITS, Dtype

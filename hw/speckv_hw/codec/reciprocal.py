@@ -1,6 +1,7 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.codec.speckv import FULL_SCALE
 
 from .float16 import EXPONENT_BITS, MANTISSA_BITS, exponent_mantissa, is_finite

@@ -1,6 +1,7 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.codec.speckv import INT8, RAW
 from speckv_model.constants import PAGE_ROWS
 

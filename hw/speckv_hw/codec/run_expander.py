@@ -1,6 +1,7 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.constants import ROW_VALUES
 
 from .payloads import RowForm, RowTag

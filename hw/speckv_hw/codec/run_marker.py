@@ -1,6 +1,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.codec.speckv import INT8, RAW
 from speckv_model.constants import ROW_VALUES
 

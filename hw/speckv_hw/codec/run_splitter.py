@@ -4,6 +4,7 @@ from operator import or_
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.constants import ROW_VALUES
 
 from .payloads import byte_beat, fragment

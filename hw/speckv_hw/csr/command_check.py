@@ -3,11 +3,11 @@
 from amaranth.hdl import Cat, Module
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from speckv_model.constants import Codec
 
 from speckv_hw.csr.command import Command
 from speckv_hw.table.context import ContextRecord
 from speckv_hw.types import PAGE_WIDTH
+from speckv_model.constants import Codec
 
 
 class Faults(data.Struct):

@@ -3,7 +3,6 @@
 from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from speckv_model.constants import PAGE_BITS
 
 from speckv_hw.csr.command import Command, Completion
 from speckv_hw.csr.command_check import CommandCheck
@@ -21,6 +20,7 @@ from speckv_hw.types import (
     TableRequest,
     TableResponse,
 )
+from speckv_model.constants import PAGE_BITS
 
 PAGE_KINDS = {
     Opcode.DESTROY: PageOpKind.FREE,

@@ -4,12 +4,12 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from speckv_model.csr.description import REGISTER_BITS
-from speckv_model.csr.registers import COMMAND_COUNT_BITS, COMMAND_SLOT_WORDS, COMMAND_WORDS, COMPLETION_WORD
 
 from speckv_hw.csr.command import Command, Completion
 from speckv_hw.stream import transfer
 from speckv_hw.types import Status
+from speckv_model.csr.description import REGISTER_BITS
+from speckv_model.csr.registers import COMMAND_COUNT_BITS, COMMAND_SLOT_WORDS, COMMAND_WORDS, COMPLETION_WORD
 
 
 class _Finished(data.Struct):

@@ -4,9 +4,9 @@ from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
-from speckv_model.csr.registers import COUNTER_BITS, COUNTERS, EVENTS, LATENCY_BUCKETS
 
 from speckv_hw.stream import transfer
+from speckv_model.csr.registers import COUNTER_BITS, COUNTERS, EVENTS, LATENCY_BUCKETS
 
 COUNTER_NUMBERS = {register.name: n for n, register in enumerate(COUNTERS)}
 """Position of each counter in the memory, by name."""

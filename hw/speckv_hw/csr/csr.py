@@ -3,6 +3,14 @@
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from speckv_hw.csr.command import Command, Completion
+from speckv_hw.csr.command_queue import CommandQueue
+from speckv_hw.csr.counters import Counters, Events
+from speckv_hw.csr.error_log import ErrorLog
+from speckv_hw.csr.mmio import MmioRequest, MmioResponse
+from speckv_hw.csr.register_file import RegisterFile
+from speckv_hw.types import ErrorKind, ErrorRecord
 from speckv_model.csr.description import REGISTER_BITS, REGISTER_BYTES
 from speckv_model.csr.registers import (
     ADDRESS_BITS,
@@ -15,14 +23,6 @@ from speckv_model.csr.registers import (
     REGISTER_BASE,
     REGISTERS,
 )
-
-from speckv_hw.csr.command import Command, Completion
-from speckv_hw.csr.command_queue import CommandQueue
-from speckv_hw.csr.counters import Counters, Events
-from speckv_hw.csr.error_log import ErrorLog
-from speckv_hw.csr.mmio import MmioRequest, MmioResponse
-from speckv_hw.csr.register_file import RegisterFile
-from speckv_hw.types import ErrorKind, ErrorRecord
 
 
 class Csr(wiring.Component):

@@ -3,10 +3,10 @@
 from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from speckv_model.csr.registers import ERROR_COUNT_BITS
 
 from speckv_hw.stream import Arbiter
 from speckv_hw.types import ErrorRecord
+from speckv_model.csr.registers import ERROR_COUNT_BITS
 
 
 class ErrorLog(wiring.Component):

@@ -2,9 +2,9 @@
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data, enum
-from speckv_model.csr import commands
 
 from speckv_hw.types import PAGE_WIDTH, Status, StreamInfo
+from speckv_model.csr import commands
 
 
 class PageOpKind(enum.Enum, shape=unsigned(2)):

@@ -3,6 +3,7 @@
 from amaranth.hdl import Module, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from speckv_model.csr.description import REGISTER_BITS, REGISTER_BYTES, Access
 from speckv_model.csr.registers import REGION_BYTES, REGISTERS
 

@@ -9,8 +9,18 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
 from speckv_hw.table.context import lookup_layout, result_layout
-from speckv_hw.types import (LINE_BITS, DevLoad, DrsOpcode, ErrorKind, ErrorRecord, MetaField, MetaValue,
-                             NdrOpcode, RwdOpcode, StreamInfo)
+from speckv_hw.types import (
+    LINE_BITS,
+    DevLoad,
+    DrsOpcode,
+    ErrorKind,
+    ErrorRecord,
+    MetaField,
+    MetaValue,
+    NdrOpcode,
+    RwdOpcode,
+    StreamInfo,
+)
 
 __all__ = ["Endpoint", "EndpointEvents", "Access", "RESPONSE_ROOM"]
 
@@ -25,7 +35,7 @@ class EndpointEvents(data.Struct):
     partial_write: 1
     hint: 1
     invalidate: 1
-    other: 1
+    other: 2
     answered: 1
     latency: 16
     """Clocks from the acceptance of the read; valid with `answered`."""
@@ -324,7 +334,7 @@ class Endpoint(wiring.Component):
             take_ndr.eq(transfer(queue.o)),
             self.events.write.eq(transfer(queue.o) & (rwd.opcode == RwdOpcode.MEM_WR)),
             self.events.partial_write.eq(transfer(queue.o) & rwd.is_partial()),
-            self.events.other.eq(self._unknown_req | (transfer(queue.o) & ~rwd.is_write())),
+            self.events.other.eq(self._unknown_req + (transfer(queue.o) & ~rwd.is_write())),
         ]
         with m.If(rwd.is_write()):
             m.d.comb += [access.valid.eq(queue.o.valid & has_ndr), queue.o.ready.eq(transfer(access))]

@@ -5,8 +5,17 @@
 
 from amaranth.lib import data
 
-from speckv_hw.types import (LINE_BITS, DevLoad, DrsOpcode, MetaField, MetaValue, NdrOpcode, ReqOpcode, RwdOpcode,
-                             SnpType)
+from speckv_hw.types import (
+    LINE_BITS,
+    DevLoad,
+    DrsOpcode,
+    MetaField,
+    MetaValue,
+    NdrOpcode,
+    ReqOpcode,
+    RwdOpcode,
+    SnpType,
+)
 
 
 class Req(data.Struct):

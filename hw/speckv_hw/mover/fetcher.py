@@ -9,9 +9,24 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import MAX_STORED_LINES, SpillHeader, first_line
 from speckv_hw.stream import Fifo, Stage, chain, transfer
-from speckv_hw.types import (SLOT_WIDTH, Codec, ErrorKind, ErrorRecord, FetchDone, FetchJob, FillLine, PAGE_WIDTH,
-                             PageState, ReadData, ReadRequest, StreamInfo, TableFault, TableOp, TableRequest,
-                             TableResponse)
+from speckv_hw.types import (
+    PAGE_WIDTH,
+    SLOT_WIDTH,
+    Codec,
+    ErrorKind,
+    ErrorRecord,
+    FetchDone,
+    FetchJob,
+    FillLine,
+    PageState,
+    ReadData,
+    ReadRequest,
+    StreamInfo,
+    TableFault,
+    TableOp,
+    TableRequest,
+    TableResponse,
+)
 
 __all__ = ["Fetcher", "FetcherEvents"]
 

@@ -7,8 +7,21 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.messages import sectors_of
 from speckv_hw.stream import transfer
-from speckv_hw.types import (AllocateResponse, Entry, ErrorKind, ErrorRecord, FreeRequest, OpenDone, OpenJob, OpenKind,
-                             PageState, TableFault, TableOp, TableRequest, TableResponse)
+from speckv_hw.types import (
+    AllocateResponse,
+    Entry,
+    ErrorKind,
+    ErrorRecord,
+    FreeRequest,
+    OpenDone,
+    OpenJob,
+    OpenKind,
+    PageState,
+    TableFault,
+    TableOp,
+    TableRequest,
+    TableResponse,
+)
 from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["Opener"]

@@ -5,8 +5,23 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.stream import transfer
-from speckv_hw.types import (PAGE_WIDTH, SECTOR_WIDTH, SLOT_WIDTH, Entry, ErrorKind, ErrorRecord, FreeRequest,
-                             PageState, SealDone, SealKind, TableFault, TableOp, TableRequest, TableResponse, WriteDone)
+from speckv_hw.types import (
+    PAGE_WIDTH,
+    SECTOR_WIDTH,
+    SLOT_WIDTH,
+    Entry,
+    ErrorKind,
+    ErrorRecord,
+    FreeRequest,
+    PageState,
+    SealDone,
+    SealKind,
+    TableFault,
+    TableOp,
+    TableRequest,
+    TableResponse,
+    WriteDone,
+)
 from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["SealFinisher", "SealOutcome"]

@@ -10,9 +10,26 @@ from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import SpillHeader, first_line
 from speckv_hw.mover.seal_finisher import SealFinisher, SealOutcome
 from speckv_hw.stream import Fifo, Stage, chain, transfer
-from speckv_hw.types import (LINE_BITS, AllocateResponse, Codec, ErrorKind, ErrorRecord, FreeRequest, PageState,
-                             SealDone, SealJob, SealKind, SlotLine, TableFault, TableOp, TableRequest, TableResponse, WriteData,
-                             WriteDone, WriteRequest)
+from speckv_hw.types import (
+    LINE_BITS,
+    AllocateResponse,
+    Codec,
+    ErrorKind,
+    ErrorRecord,
+    FreeRequest,
+    PageState,
+    SealDone,
+    SealJob,
+    SealKind,
+    SlotLine,
+    TableFault,
+    TableOp,
+    TableRequest,
+    TableResponse,
+    WriteData,
+    WriteDone,
+    WriteRequest,
+)
 
 __all__ = ["Sealer", "SealerEvents"]
 

@@ -3,11 +3,11 @@
 from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
-from speckv_model.constants import OPEN_SECTORS
 
 from speckv_hw.pool.run_finder import MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
 from speckv_hw.types import AllocateResponse, FreeRequest
+from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["PoolAllocator"]
 
