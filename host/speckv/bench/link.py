@@ -89,7 +89,8 @@ def run(config=None, codec="speckv", megabytes=2.0, repeats=3, latency=100, byte
 def write_report(results, path=None):
     """Writes `results`, a list of what `run` returned, as JSON; returns the path.
 
-    The top level is the first result; ``runs`` has all of them. `path` is ``reports/link.json`` of the build folder if not given.
+    The top level is the first result; ``runs`` has all of them. `path` is ``reports/link.json`` of the build folder if
+    not given.
     """
     path = Path(path) if path else build_root() / "reports" / "link.json"
     path.parent.mkdir(parents=True, exist_ok=True)

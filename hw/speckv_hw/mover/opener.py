@@ -31,10 +31,10 @@ class Opener(wiring.Component):
     """Opens, frees and poisons pages: page table entry and pool, one job at a time, answered in order.
 
     OPEN takes 33 sectors, hands the entry to the page table and answers, then gives back what the page held; without
-    room an EMPTY page becomes POISONED, any other stays as it is, and the answer says `refused`. FREE and POISON write the entry first and then
-    give back. Where the old entry cannot be read (ENTRY_CORRUPT, MEMORY_READ) or the new one not be written
-    (MEMORY_WRITE) that is logged and the sectors concerned stay lost until the device is reset. A page that was to be
-    opened is POISONED then, at once or when the sealer finds no entry for it.
+    room an EMPTY page becomes POISONED, any other stays as it is, and the answer says `refused`. FREE and POISON write
+    the entry first, give back what the page held, and then answer. Where the old entry cannot be read (ENTRY_CORRUPT,
+    MEMORY_READ) or the new one not be written (MEMORY_WRITE) that is logged, and the sectors concerned stay lost until
+    the device is reset. A page that was to be opened is POISONED then, at once or when the sealer finds no entry for it.
 
     Members
     -------
