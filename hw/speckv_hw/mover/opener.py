@@ -34,7 +34,7 @@ class Opener(wiring.Component):
     room an EMPTY page becomes POISONED, any other stays as it is, and the answer says `refused`. FREE and POISON write
     the entry first, give back what the page held, and then answer. Where the old entry cannot be read (ENTRY_CORRUPT,
     MEMORY_READ) or the new one not be written (MEMORY_WRITE) that is logged, and the sectors concerned stay lost until
-    the device is reset. A page that was to be opened is POISONED then, at once or when the sealer finds no entry for it.
+    the device is reset; a page that was to be opened is POISONED then, at once or when the sealer finds no entry.
 
     Members
     -------
