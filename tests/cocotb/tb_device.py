@@ -50,12 +50,14 @@ class DeviceBench:
         await self.create(contexts)
 
     async def create(self, contexts):
-        taken = [context.number for context in self.traffic.contexts]
-        free = np.setdiff1d(np.arange(self.config.contexts), taken)
-        numbers = self.rng.choice(free, contexts, replace=False).tolist()
+        numbers = self.rng.choice(self.free_contexts(), contexts, replace=False).tolist()
         for number, (codec, dtype, ld_id) in zip(numbers, STREAMS):
             context = self.traffic.context(number, codec, dtype, ld_id)
             assert await self.host.command(**self.traffic.create(context)) == Status.OK
+
+    def free_contexts(self):
+        """Numbers that no context has."""
+        return np.setdiff1d(np.arange(self.config.contexts), [context.number for context in self.traffic.contexts])
 
     async def destroy(self, context):
         assert await self.host.command(opcode=Opcode.DESTROY, context=context.number) == Status.OK
@@ -149,14 +151,15 @@ async def reset_in_the_middle(dut):
     device = DeviceBench(dut, idle=0.1, stall=0.1, pause=0.2)
     await device.start()
     host = device.host
-    for _ in range(4):
+    for _ in range(5):
         await device.create(3)
-        requests = device.traffic.batch(RUNS)
-        host.begin(requests)
+        host.begin(device.traffic.batch(3 * RUNS))
+        await device.bench.tick(int(device.rng.integers(20, 1500)))
         if device.rng.random() < 0.5:
-            # The model does it too, but is reset as well.
-            await host.submit_command(**device.traffic.page_command(*PAGE_COMMANDS))
-        await device.bench.tick(int(device.rng.integers(50, 3000)))
+            free = device.free_contexts()[0]
+            context = device.traffic.context(int(free), Codec.RAW, Dtype.FP16, 0)
+            await host.submit_command(**device.traffic.create(context))
+            await device.bench.tick(int(device.rng.integers(200)))
         assert host.busy
         await host.reset()
         old, device.traffic.contexts = device.traffic.contexts, []

@@ -21,7 +21,7 @@ REQUEST, READ, WRITE, OPERATION, RECORD, ERROR, HINT, STREAM = map(Packing, (
     CacheRequest, ReadResponse, WriteResponse, ContextOp, ContextRecord, ErrorRecord, PrefetchProposal, StreamInfo))
 SWEEP_CLOCKS = 2000
 BATCHES, RUNS = 4, 12
-HDM_BASE = 0x3_4567_0000_000
+HDM_BASE = 0x3456_7000_0000
 ADDRESS_MASK = np.uint64(2**52 - 1)
 STREAMS = ((Codec.RAW, Dtype.FP16, 3), (Codec.SPECKV, Dtype.FP16, 0), (Codec.VARIABLE, Dtype.BF16, 15))
 
