@@ -19,10 +19,10 @@ def _advance(register, line):
     return zlib.crc32(line.to_bytes(LINE_BITS // 8, "little"), register ^ _ONES) ^ _ONES
 
 
-def _taps():
-    """For each bit of the register, the bits of (register, line) that it is the XOR of after a line."""
+def _masks():
+    """For each bit of the register, a mask of the bits of (register, line) that it is the XOR of after a line."""
     images = [_advance(1 << bit, 0) for bit in range(CRC_BITS)] + [_advance(0, 1 << bit) for bit in range(LINE_BITS)]
-    return [[number for number, image in enumerate(images) if image >> bit & 1] for bit in range(CRC_BITS)]
+    return [sum(1 << number for number, image in enumerate(images) if image >> bit & 1) for bit in range(CRC_BITS)]
 
 
 class Checksum(wiring.Component):
@@ -52,13 +52,14 @@ class Checksum(wiring.Component):
         m = Module()
         register = Signal(CRC_BITS, init=_ONES)
         current = Signal(CRC_BITS)
-        inputs = Cat(current, self.line)
+        inputs = Signal(CRC_BITS + LINE_BITS)
         m.d.comb += [
+            inputs.eq(Cat(current, self.line)),
             current.eq(Mux(self.start, _ONES, register)),
             self.crc.eq(~register),
         ]
         with m.If(self.valid):
-            m.d.sync += register.eq(Cat(Cat(inputs[number] for number in taps).xor() for taps in _taps()))
+            m.d.sync += register.eq(Cat((inputs & mask).xor() for mask in _masks()))
         with m.Else():
             m.d.sync += register.eq(current)
         return m

@@ -80,7 +80,7 @@ class Fetcher:
                 return self._corrupt(page, ErrorKind.PAGE_CORRUPT)
             return self._done(PageState.SEALED, data=data, lines=PAGE_LINES)
         if entry.codec == Codec.RAW:
-            return self._done(PageState.SEALED, poison=failed, data=stored, lines=PAGE_LINES)
+            return self._done(PageState.SEALED, poison=failed[:PAGE_LINES], data=stored[:PAGE_LINES], lines=PAGE_LINES)
         return self._done(PageState.SEALED, poison=ALL_LINES, lines=PAGE_LINES)
 
     def _decode(self, codec, dtype, stored):
