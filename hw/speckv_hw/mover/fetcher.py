@@ -57,8 +57,8 @@ class Fetcher(wiring.Component):
     """Looks a page up in the page table, reads what is stored of it, checks and decodes it, and fills a cache slot.
 
     `fetches_in_flight` pages, and one that waits to be noted, are on their way at once; they are delivered in order. A
-    page's `done` comes after its last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages need
-    no DRAM access.
+    page's `done` comes after its last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages
+    need no DRAM access.
 
     What goes wrong makes the page POISONED in the cache, and an error record: check bits or owner of the entry
     (ENTRY_CORRUPT), CRC of what is stored (PAGE_CORRUPT). Where DRAM answers with an error (MEMORY_READ) the
