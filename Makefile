@@ -27,6 +27,8 @@ help:  ## Show this list
 
 test: tools $(VENV)/.test  ## Check the style and run all tests (WORKERS=2)
 	ruff check .
+	@# Built first, so that no test is charged with it
+	python -c 'from speckv_model.config import DeviceConfig; from speckv_sim.build import build; build(DeviceConfig.small())'
 	python -m pytest -q -n $(WORKERS) --dist worksteal
 
 demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)

@@ -50,14 +50,14 @@ class Opener:
     def free(self, page, stream):
         """Gives back what the page holds; it becomes EMPTY.
 
-        Returns whether its entry could be read and written.
+        Returns whether its entry could be written.
         """
         return self._become(page, stream, Entry())
 
     def poison(self, page, stream):
         """Gives back what the page holds; it becomes POISONED.
 
-        Returns whether its entry could be read and written.
+        Returns whether its entry could be written.
         """
         return self._become(page, stream, Entry(state=PageState.POISONED, context=stream.context))
 
@@ -96,6 +96,5 @@ class Opener:
         before = self.lookup(page, stream)
         if before is None:
             # What the page held is not known and stays taken, but its content must not come back.
-            self.replace(page, Entry(), after)
-            return False
+            return self.replace(page, Entry(), after)
         return before.state == after.state or self.replace(page, before, after)
