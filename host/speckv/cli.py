@@ -29,9 +29,9 @@ def main():
 @click.option("--tokens", type=click.IntRange(1), default=48, show_default=True, help="Tokens to generate.")
 @click.option("--codec", default="speckv", show_default=True, help="The codec to compare with raw.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16"]), default="float16", show_default=True)
-@click.option("--windows", type=click.IntRange(1), default=4, show_default=True, help="Held-out windows.")
+@click.option("--windows", type=click.IntRange(1), default=6, show_default=True, help="Held-out windows.")
 @click.option(
-    "--window", type=click.IntRange(16), default=512, show_default=True, help="Most tokens of each."
+    "--window", type=click.IntRange(16), default=256, show_default=True, help="Most tokens of each."
 )
 @click.option("--prompt", help="Text to continue.")
 @click.option(

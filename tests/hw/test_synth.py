@@ -1,7 +1,7 @@
 """The synthesis flow on components of known size. Placing and routing is left to `make synth`."""
 
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Fragment, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -64,8 +64,6 @@ def test_boundary_needs_three_pins():
     assert "input_register [701:0]" in text and "output_register [704:0]" in text
 
 
-def test_every_block_can_be_made():
-    for make in BLOCKS.values():
-        component = make(CONFIG)
-        component._MustUse__silence = True
-        assert component.signature.members
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_can_be_made(block):
+    Fragment.get(BLOCKS[block](CONFIG), None)
