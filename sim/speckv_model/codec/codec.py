@@ -6,10 +6,16 @@ from ..constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUE
 from . import raw, speckv
 
 CODECS = {Codec.RAW: raw, Codec.SPECKV: speckv}
-"""Modules with `encode_pages(pages, dtype)` and `decode_pages(stored, lines, dtype)`."""
+"""Modules with `encode_pages(pages, dtype, setting)`, `decode_pages(stored, lines, dtype)` and `SETTINGS`, the range of
+settings that the codec takes."""
 
 
-def encode_pages(codec, dtype, pages):
+def is_setting(codec, setting):
+    """Whether `setting` (int) is one that `codec` (a `Codec` of `CODECS`) takes."""
+    return setting in _module(codec).SETTINGS
+
+
+def encode_pages(codec, dtype, pages, setting=None):
     """Encodes pages.
 
     Parameters
@@ -17,6 +23,8 @@ def encode_pages(codec, dtype, pages):
     codec : Codec
     dtype : Dtype
     pages : uint8 (n, 4096)
+    setting : int, optional
+        What the codec can be told, one of its `SETTINGS`; the codec's `DEFAULT_SETTING` if not given.
 
     Returns
     -------
@@ -30,14 +38,19 @@ def encode_pages(codec, dtype, pages):
     Raises
     ------
     ValueError
-        For a codec or dtype that does not exist and for pages of another shape.
+        For a codec, dtype or setting that does not exist and for pages of another shape.
     """
     pages = np.asarray(pages)
     if pages.dtype != np.uint8 or pages.ndim != 2 or pages.shape[1] != PAGE_BYTES:
         raise ValueError(f"pages must be a uint8 array of shape (n, {PAGE_BYTES}), "
                          f"not {pages.dtype} {pages.shape}")
     values = np.ascontiguousarray(pages).view("<u2").reshape(len(pages), PAGE_ROWS, ROW_VALUES)
-    return _module(codec).encode_pages(values, Dtype(dtype))
+    module = _module(codec)
+    setting = module.DEFAULT_SETTING if setting is None else int(setting)
+    if setting not in module.SETTINGS:
+        raise ValueError(f"setting of {Codec(codec).name} must be from {module.SETTINGS[0]} to {module.SETTINGS[-1]}, "
+                         f"not {setting!r}")
+    return module.encode_pages(values, Dtype(dtype), setting)
 
 
 def decode_pages(codec, dtype, stored, lines=None):
@@ -71,10 +84,10 @@ def decode_pages(codec, dtype, stored, lines=None):
     return np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(len(stored), PAGE_BYTES)
 
 
-def encode(codec, dtype, page):
+def encode(codec, dtype, page, setting=None):
     """Encodes one page. uint8 (4096,) to uint8 (lines * 64,), or None if it does not fit; raises as
     `encode_pages`."""
-    stored, lines, fits = encode_pages(codec, dtype, np.asarray(page)[None])
+    stored, lines, fits = encode_pages(codec, dtype, np.asarray(page)[None], setting)
     return stored[0, :lines[0]].reshape(-1) if fits[0] else None
 
 

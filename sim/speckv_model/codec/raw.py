@@ -5,8 +5,12 @@ import numpy as np
 from ..constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES
 
 
-def encode_pages(pages, dtype):
-    """Stores pages as they are; `dtype` does not matter. Arrays as in `speckv.encode_pages`; every page
+SETTINGS = range(1)
+DEFAULT_SETTING = 0
+
+
+def encode_pages(pages, dtype, setting=0):
+    """Stores pages as they are; `dtype` and `setting` do not matter. Arrays as in `speckv.encode_pages`; every page
     fits."""
     count = len(pages)
     stored = np.ascontiguousarray(pages, dtype="<u2").view(np.uint8).reshape(count, PAGE_LINES, LINE_BYTES)

@@ -11,6 +11,8 @@ import numpy as np
 from ..constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_BYTES, ROW_VALUES
 from .float16 import exponent_mantissa, mantissa_bits, max_finite
 
+SETTINGS = range(1)
+DEFAULT_SETTING = 0
 FULL_SCALE = 127
 """The quantised magnitude that stands for the row's maximum."""
 INT8 = 64
@@ -99,7 +101,7 @@ def run_starts(steps):
     return starts
 
 
-def encode_pages(pages, dtype):
+def encode_pages(pages, dtype, setting=0):
     """Encodes pages.
 
     Parameters
@@ -107,6 +109,8 @@ def encode_pages(pages, dtype):
     pages : uint16 (n, 16, 128)
         Rows of values, as their bits.
     dtype : Dtype
+    setting : int
+        Does not matter.
 
     Returns
     -------
