@@ -156,6 +156,8 @@ class SlotLine(data.Struct):
 class EncodeStart(data.Struct):
     codec: Codec
     dtype: Dtype
+    setting: 8
+    """What the codec is told, one of its settings (``docs/format.md``)."""
 
 
 class StoredLine(data.Struct):
@@ -168,6 +170,8 @@ class EncodeResult(data.Struct):
     lines: 7
     fits: 1
     """The encoded page takes fewer lines than the page itself; otherwise it must be stored as `raw`."""
+    first: 6
+    """Index of the line that is stored first; after the line with the highest index comes that with index 0."""
 
 
 class DecodeStart(data.Struct):

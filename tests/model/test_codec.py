@@ -207,7 +207,7 @@ def test_raw_is_the_page_itself(rng, dtype):
 
 def test_errors_are_said(dtype):
     page = np.zeros(PAGE_BYTES, dtype=np.uint8)
-    with pytest.raises(ValueError, match="codec must be one of RAW, SPECKV, not 7"):
+    with pytest.raises(ValueError, match="codec must be one of RAW, SPECKV, LOSSLESS, FIXED, VARIABLE, not 7"):
         codec.encode(7, dtype, page)
     with pytest.raises(ValueError, match="pages must be a uint8 array"):
         codec.encode(Codec.RAW, dtype, page.view(np.uint16))

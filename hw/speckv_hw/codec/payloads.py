@@ -21,6 +21,7 @@ class PageLine(data.Struct):
     """A line of a page that is to be encoded; every page has 64."""
     data: LINE_BITS
     dtype: Dtype
+    setting: 8
 
 
 class RowForm(enum.Enum, shape=2):

@@ -3,9 +3,10 @@
 import numpy as np
 
 from ..constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES, Codec, Dtype
-from . import raw, speckv
+from . import fixed, lossless, raw, speckv, variable
 
-CODECS = {Codec.RAW: raw, Codec.SPECKV: speckv}
+CODECS = {Codec.RAW: raw, Codec.SPECKV: speckv, Codec.LOSSLESS: lossless, Codec.FIXED: fixed,
+          Codec.VARIABLE: variable}
 """Modules with `encode_pages(pages, dtype, setting)`, `decode_pages(stored, lines, dtype)` and `SETTINGS`, the range of
 settings that the codec takes."""
 

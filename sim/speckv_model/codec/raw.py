@@ -4,7 +4,6 @@ import numpy as np
 
 from ..constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES
 
-
 SETTINGS = range(1)
 DEFAULT_SETTING = 0
 

@@ -5,25 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..check import crc8
 from ..constants import ENTRY_BYTES, Codec, PageState
 
-CHECK_POLYNOMIAL = 0x1D
 CHECKED_BYTES = ENTRY_BYTES - 1
 
 FIELDS = {"state": 2, "codec": 3, "context": 12, "place": 31, "lines": 7, "successor": 28, "confidence": 2,
           "spare": 3, "crc": 32, "check": 8}
 """Width in bits of every field, least significant first."""
-
-
-def _check_table():
-    table = np.arange(256, dtype=np.uint16)
-    for _ in range(8):
-        table = (table << 1) ^ np.where(table & 0x80, CHECK_POLYNOMIAL, 0)
-        table &= 0xff
-    return table.astype(np.uint8)
-
-
-_CHECK_TABLE = _check_table()
 
 
 def check(raw):
@@ -39,11 +28,7 @@ def check(raw):
     uint8 (...)
         Zero for an entry that is all zeros. The CRC is linear: check(a ^ b) = check(a) ^ check(b).
     """
-    raw = np.asarray(raw, dtype=np.uint8)
-    crc = np.zeros(raw.shape[:-1], dtype=np.uint8)
-    for byte in range(CHECKED_BYTES):
-        crc = _CHECK_TABLE[crc ^ raw[..., byte]]
-    return crc
+    return crc8(np.asarray(raw, dtype=np.uint8)[..., :CHECKED_BYTES])
 
 
 @dataclass(frozen=True)

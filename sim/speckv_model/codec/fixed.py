@@ -1,0 +1,285 @@
+"""The `fixed` page format: every row takes the same number of bytes, so that a row can be read alone.
+
+Bit by bit in ``docs/format.md``. A row has a scale that bounds its magnitudes, every group of eight values one of
+four fractions of it, and every value a sign and the number of the cell that its magnitude lies in, of `half_levels`
+equal ones. The setting is the number of 128-byte sectors of a page and the row's length in units of 8 bytes. Where it
+is even, a value has 3 * 2^k cells, and what exceeds whole bits is kept as base-3 digits, so that no bit of a row is
+wasted.
+
+A decoded value is the middle of its cell, but not below what the row's largest magnitude must be where it may be
+that one. So decoded pages encode to the same stored bytes.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..check import crc8
+from ..constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES, SECTOR_LINES
+from .float16 import bias, exponent_mantissa, mantissa_bits, max_finite, round_magnitude
+
+SETTINGS = range(7, 17)
+DEFAULT_SETTING = 8
+UNIT_BYTES = 8
+"""Row bytes that one step of the setting stands for."""
+GROUP_VALUES = 8
+GROUPS = ROW_VALUES // GROUP_VALUES
+FRACTIONS = 4
+"""Scales that a group can have, each `Rate.numerator` / `Rate.denominator` of the one before."""
+LOWEST_EXPONENT = -14
+"""Rows whose largest magnitude is neither zero nor at least 2^-14 are not held: below, FP16 has subnormals only."""
+LARGEST_CODE = 240
+"""Scale code of the magnitudes below 2^16, the largest that are held; 0 stands for a row of zeros."""
+SCALE_AT, CHECK_AT, GROUPS_AT = 0, 1, 2
+DIGITS_BIT = 48
+"""Where the base-3 digits begin in a row that has some."""
+GROUP_DIGIT_BITS = 13
+PLANES_AT = {False: 8, True: 32}
+"""Byte of a row where its bit planes begin, without and with base-3 digits."""
+PLANE_BYTES = ROW_VALUES // 8
+STEP_BITS, INVERSE_BITS, PLACE_BITS = 14, 14, 4
+"""Fraction bits of the tables of cell widths and of their inverses, and of a place within a cell."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a setting means.
+
+    Parameters
+    ----------
+    setting : int
+        One of `SETTINGS`.
+    """
+
+    setting: int
+
+    @property
+    def row_bytes(self):
+        return UNIT_BYTES * self.setting
+
+    @property
+    def lines(self):
+        """Lines of a stored page."""
+        return self.setting * SECTOR_LINES
+
+    @property
+    def ternary(self):
+        """Whether values have a base-3 digit."""
+        return self.setting % 2 == 0
+
+    @property
+    def planes(self):
+        """Bit planes: that of the signs and those of the cell numbers' low bits."""
+        return (self.row_bytes - PLANES_AT[self.ternary]) // PLANE_BYTES
+
+    @property
+    def half_levels(self):
+        """Cells from zero to a group's scale."""
+        return (3 if self.ternary else 1) << self.planes - 1
+
+    @property
+    def edge(self):
+        """Cell with which the next smaller fraction would end; the larger fraction is taken from there on."""
+        return self.half_levels * 5 // 6 if self.ternary else self.half_levels * 3 // 4
+
+
+def fraction(ternary, group_code):
+    """The fraction of the row's scale that a group's code stands for, as numerator and denominator."""
+    numerator, denominator = (5, 6) if ternary else (3, 4)
+    return numerator ** group_code, denominator ** group_code
+
+
+@cache
+def _tables(ternary):
+    """Cell widths and their inverses by scale mantissa and group code: twice int64 (8, 4).
+
+    A cell of a rate with one plane is ``step * 2**(exponent - STEP_BITS)`` wide.
+    """
+    thirds = 3 if ternary else 1
+    step, inverse = np.zeros((2, 8, FRACTIONS), dtype=np.int64)
+    for mantissa in range(8):
+        for code in range(FRACTIONS):
+            numerator, denominator = fraction(ternary, code)
+            width = (9 + mantissa) * numerator, 8 * denominator * thirds
+            step[mantissa, code] = _round_ratio(width[0] << STEP_BITS, width[1])
+            inverse[mantissa, code] = _round_ratio(width[1] << INVERSE_BITS, width[0])
+    return step, inverse
+
+
+def _round_ratio(numerator, denominator):
+    return (2 * numerator + denominator) // (2 * denominator)
+
+
+def steps(ternary):
+    """Width of a cell where there is one plane, in units of 2^-`STEP_BITS` of the scale's power of two, by the scale
+    code's low bits and the group code. int64 (8, 4)."""
+    return _tables(ternary)[0]
+
+
+def inverses(ternary):
+    """Cells in that power of two where there is one plane, in units of 2^-`INVERSE_BITS`. int64 (8, 4)."""
+    return _tables(ternary)[1]
+
+
+@cache
+def places(rate):
+    """Where a decoded magnitude lies, in sixteenths of a cell, by scale mantissa, group code and cell. int64 (8, 4,
+    `half_levels`)."""
+    cells = np.arange(rate.half_levels)
+    table = np.broadcast_to(16 * cells + 8, (8, FRACTIONS, rate.half_levels)).copy()
+    for mantissa in range(8):
+        # The largest magnitude of the row is at least (8 + mantissa) / (9 + mantissa) of its scale.
+        bound, unit = 16 * rate.half_levels * (8 + mantissa), 9 + mantissa
+        cell = bound // (16 * unit)
+        table[mantissa, 0, cell] = max(16 * cell + 8, -(-bound // unit))
+    return table
+
+
+def cells_of(values, mantissa, exponent, group_codes, rate, dtype):
+    """Numbers of the cells that magnitudes lie in.
+
+    Parameters
+    ----------
+    values : uint16 (..., 128)
+        Finite values, as their bits.
+    mantissa, exponent : int (...)
+        Of the row's scale, which is (9 + mantissa) / 8 * 2^exponent.
+    group_codes : int (..., 16)
+        Fraction of the scale that each group has.
+    rate : Rate
+    dtype : Dtype
+
+    Returns
+    -------
+    int64 (..., 128)
+    """
+    field, whole = exponent_mantissa(values, dtype)
+    # As an eleven-bit mantissa with the leading one, if any, in bit 10.
+    whole = whole.astype(np.int64) << 10 - mantissa_bits(dtype)
+    inverse = inverses(rate.ternary)[mantissa[..., None], group_codes].repeat(GROUP_VALUES, axis=-1)
+    distance = np.asarray(exponent)[..., None] - (field - bias(dtype))
+    shift = 10 + INVERSE_BITS - (rate.planes - 1) + distance
+    return np.minimum(whole * inverse >> np.clip(shift, 0, 62), rate.half_levels - 1)
+
+
+def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
+    """Encodes pages. Arrays as in `speckv.encode_pages`; `setting` is one of `SETTINGS`.
+
+    A page does not fit if it has an infinity or NaN, or a row whose magnitudes are not all zero but below 2^-14.
+    """
+    rate = Rate(setting)
+    count = len(pages)
+    rows = np.ascontiguousarray(pages, dtype="<u2").reshape(count * PAGE_ROWS, ROW_VALUES)
+    magnitude = rows & 0x7FFF
+    largest = magnitude.max(axis=1).astype(np.int64)
+    bits = mantissa_bits(dtype)
+    exponent = (largest >> bits) - bias(dtype)
+    held = (largest == 0) | ((largest <= max_finite(dtype)) & (exponent >= LOWEST_EXPONENT) & (exponent < 16))
+    usable = held & (largest != 0)
+    mantissa = largest >> bits - 3 & 7
+    scale = np.where(usable, 1 + (exponent - LOWEST_EXPONENT << 3) + mantissa, 0)
+    safe = np.where(usable[:, None], rows, 0)
+
+    group_codes = np.zeros((len(rows), GROUPS), dtype=np.int64)
+    peaks = (safe & 0x7FFF).reshape(len(rows), GROUPS, GROUP_VALUES).max(axis=2).astype(np.uint16)
+    peaks = np.repeat(peaks, GROUP_VALUES, axis=1)
+    smaller = np.ones(group_codes.shape, dtype=bool)
+    for code in range(FRACTIONS - 1):
+        cell = cells_of(peaks, mantissa, exponent, np.full_like(group_codes, code), rate, dtype)[:, ::GROUP_VALUES]
+        smaller &= cell < rate.edge
+        group_codes += smaller
+    cell = cells_of(safe, mantissa, exponent, group_codes, rate, dtype)
+    cell[~usable], group_codes[~usable] = 0, 0
+    signs = np.where(usable[:, None], rows >> 15, 0)
+
+    body = np.zeros((len(rows), rate.row_bytes), dtype=np.uint8)
+    body[:, SCALE_AT] = scale
+    body[:, GROUPS_AT:GROUPS_AT + GROUPS // 4] = _pack_bits(group_codes, 2)
+    low = cell & (1 << rate.planes - 1) - 1
+    for plane in range(rate.planes):
+        at = PLANES_AT[rate.ternary] + plane * PLANE_BYTES
+        body[:, at:at + PLANE_BYTES] = _pack_bits(signs if plane == 0 else low >> plane - 1 & 1, 1)
+    if rate.ternary:
+        digits = (cell >> rate.planes - 1).reshape(len(rows), GROUPS, GROUP_VALUES)
+        packed = digits[..., :5] @ _POWERS + (digits[..., 5:] @ _POWERS[:3] << 8)
+        body[:, DIGITS_BIT // 8:PLANES_AT[True]] = _pack_bits(packed, GROUP_DIGIT_BITS)
+    body[:, CHECK_AT] = row_check(body)
+
+    fits = held.reshape(count, PAGE_ROWS).all(axis=1)
+    stored = np.zeros((count, PAGE_LINES * LINE_BYTES), dtype=np.uint8)
+    stored[:, :PAGE_ROWS * rate.row_bytes] = np.where(fits[:, None], body.reshape(count, -1), 0)
+    return stored.reshape(count, PAGE_LINES, LINE_BYTES), np.full(count, rate.lines), fits
+
+
+def decode_pages(stored, lines, dtype):
+    """Decodes pages; any bytes decode to something. Arrays as in `speckv.decode_pages`.
+
+    The setting is half the number of stored lines, and the next one of `SETTINGS` where that is none.
+    """
+    count = len(stored)
+    lines = np.reshape(lines, -1)
+    settings = np.clip(lines // SECTOR_LINES, SETTINGS[0], SETTINGS[-1])
+    values = np.zeros((count, PAGE_ROWS, ROW_VALUES), dtype=np.uint16)
+    for setting in np.unique(settings):
+        chosen = np.flatnonzero(settings == setting)
+        rate = Rate(int(setting))
+        data = np.zeros((len(chosen), rate.lines, LINE_BYTES), dtype=np.uint8)
+        width = min(rate.lines, stored.shape[1])
+        present = np.arange(width)[:, None] < lines[chosen, None, None]
+        data[:, :width] = np.where(present, stored[chosen, :width], 0)
+        values[chosen] = decode_rows(data.reshape(len(chosen), PAGE_ROWS, rate.row_bytes), rate, dtype)
+    return values
+
+
+def decode_rows(body, rate, dtype):
+    """Decodes stored rows, each by itself; the row check is not looked at.
+
+    Parameters
+    ----------
+    body : uint8 (..., row_bytes)
+    rate : Rate
+    dtype : Dtype
+
+    Returns
+    -------
+    uint16 (..., 128), bits of the values
+    """
+    scale = np.minimum(body[..., SCALE_AT].astype(np.int64), LARGEST_CODE)
+    mantissa = scale - 1 & 7
+    exponent = (scale - 1 >> 3) + LOWEST_EXPONENT
+    group_codes = _unpack_bits(body[..., GROUPS_AT:GROUPS_AT + GROUPS // 4], 2)[..., :GROUPS]
+    planes = [_unpack_bits(body[..., at:at + PLANE_BYTES], 1)
+              for at in range(PLANES_AT[rate.ternary], rate.row_bytes, PLANE_BYTES)]
+    signs, cell = planes[0], sum(plane << n for n, plane in enumerate(planes[1:]))
+    if rate.ternary:
+        packed = _unpack_bits(body[..., DIGITS_BIT // 8:PLANES_AT[True]], GROUP_DIGIT_BITS)[..., :GROUPS]
+        five, three = (packed & 0xFF) % 3 ** 5, (packed >> 8) % 3 ** 3
+        digits = np.concatenate([five[..., None] // _POWERS % 3, three[..., None] // _POWERS[:3] % 3], axis=-1)
+        cell = cell + (digits.reshape(signs.shape) << rate.planes - 1)
+    codes = np.repeat(group_codes, GROUP_VALUES, axis=-1)
+    place = places(rate)[mantissa[..., None], codes, cell]
+    step = steps(rate.ternary)[mantissa[..., None], codes]
+    magnitude = round_magnitude(place * step, exponent[..., None] - (STEP_BITS + PLACE_BITS + rate.planes - 1), dtype)
+    return np.where(scale[..., None] == 0, 0, signs << 15 | magnitude).astype(np.uint16)
+
+
+def row_check(body):
+    """The check byte of rows: CRC-8 as that of a page table entry, over all bytes but the check. uint8 (..., row_bytes)
+    to uint8 (...)."""
+    return crc8(np.delete(body, CHECK_AT, axis=-1))
+
+
+_POWERS = 3 ** np.arange(5)
+
+
+def _pack_bits(codes, width):
+    """Codes of `width` bits along the last axis, low bits first. uint8 (..., codes * width / 8)."""
+    bits = (np.asarray(codes)[..., None] >> np.arange(width) & 1).astype(np.uint8)
+    return np.packbits(bits.reshape(*bits.shape[:-2], -1), axis=-1, bitorder="little")
+
+
+def _unpack_bits(data, width):
+    """Undoes `_pack_bits`. int64."""
+    bits = np.unpackbits(np.ascontiguousarray(data), axis=-1, bitorder="little")
+    return bits.reshape(*bits.shape[:-1], -1, width) @ (1 << np.arange(width, dtype=np.int64))
