@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_model.constants import PAGE_LINES
 
 from ..stream import Fifo, transfer
-from ..types import LINE_BITS, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
+from ..types import LINE_BITS, SETTING_WIDTH, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
 from .raw_encoder import RawEncoder
 from .speckv_encoder import SpeckvEncoder
 
@@ -57,6 +57,7 @@ class PageEncoder(wiring.Component):
         m.submodules.order = order = Fifo(Codec, _PAGES)
         codec = Signal(Codec)
         dtype = Signal(Dtype)
+        setting = Signal(SETTING_WIDTH)
         line = Signal(range(PAGE_LINES))
         busy = Signal()
         m.d.comb += [
@@ -65,7 +66,12 @@ class PageEncoder(wiring.Component):
             order.i.payload.eq(self.start.payload.codec),
         ]
         with m.If(transfer(self.start)):
-            m.d.sync += [busy.eq(1), codec.eq(self.start.payload.codec), dtype.eq(self.start.payload.dtype)]
+            m.d.sync += [
+                busy.eq(1),
+                codec.eq(self.start.payload.codec),
+                dtype.eq(self.start.payload.dtype),
+                setting.eq(self.start.payload.setting),
+            ]
         with m.Elif(transfer(self.lines)):
             m.d.sync += [line.eq(line + 1), busy.eq(line != PAGE_LINES - 1)]
 
@@ -73,6 +79,7 @@ class PageEncoder(wiring.Component):
             m.d.comb += [
                 encoder.lines.payload.data.eq(self.lines.payload),
                 encoder.lines.payload.dtype.eq(dtype),
+                encoder.lines.payload.setting.eq(setting),
                 encoder.lines.valid.eq(self.lines.valid & busy),
                 self.lines.ready.eq(encoder.lines.ready & busy),
             ]
