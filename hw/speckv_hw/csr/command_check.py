@@ -7,10 +7,8 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.csr.command import Command
 from speckv_hw.table.context import ContextRecord
 from speckv_hw.types import PAGE_WIDTH, Opcode
+from speckv_model.codec import CODECS
 from speckv_model.constants import Codec
-
-SETTINGS = {Codec.FIXED: range(6, 17), Codec.VARIABLE: range(256)}
-"""Settings that codecs take; all others take 0 only."""
 
 
 class Faults(data.Struct):
@@ -72,7 +70,8 @@ class CommandCheck(wiring.Component):
                              | (end > record.first_page + record.pages)),
             self.faults.eq(found),
         ]
-        for codec, settings in SETTINGS.items():
+        for codec, module in CODECS.items():
+            settings = module.SETTINGS
             with m.If(command.codec == codec.value):
                 m.d.sync += found.setting.eq((command.setting < settings.start) | (command.setting >= settings.stop))
         self._check_descriptors(m, found)
