@@ -4,11 +4,16 @@ from speckv_model.config import DeviceConfig
 
 from . import errors
 from .context import Context
+from .descriptors import DescriptorSet
 from .device import Device
+from .encoding import Encoding
 from .errors import (
     AddressError,
     CommandError,
     ContextFreed,
+    DescriptorsFreed,
+    DescriptorsFull,
+    DescriptorsInUse,
     DeviceMismatch,
     DtypeError,
     LinkClosed,
@@ -28,6 +33,8 @@ __all__ = [
     "open",
     "Device",
     "Context",
+    "DescriptorSet",
+    "Encoding",
     "DeviceConfig",
     "Stats",
     "ErrorRecord",
@@ -35,6 +42,9 @@ __all__ = [
     "AddressError",
     "CommandError",
     "ContextFreed",
+    "DescriptorsFreed",
+    "DescriptorsFull",
+    "DescriptorsInUse",
     "DeviceMismatch",
     "DtypeError",
     "LinkClosed",

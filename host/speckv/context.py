@@ -30,12 +30,13 @@ class Context:
     `ContextFreed` after `free`.
     """
 
-    def __init__(self, device, number, geometry, dtype, codec, ld_id, first_page, pages):
+    def __init__(self, device, number, geometry, dtype, encoding, ld_id, first_page, pages, descriptors=None):
         self._device = device
         self._number = number
         self._geometry = geometry
         self._dtype = dtype
-        self._codec = codec
+        self._encoding = encoding
+        self._descriptors = descriptors
         self._ld_id = ld_id
         self._first_page = first_page
         self._pages = pages
@@ -44,9 +45,10 @@ class Context:
 
     def __repr__(self):
         shape = self._geometry
+        codec = "a codec per stream" if self._descriptors else f"{self.codec} {self.setting}"
         return (
             f"<Context {self._number}: {shape.layers} layers, {shape.kv_heads} heads of {shape.head_dim}, "
-            f"{shape.max_tokens} tokens, {self._dtype}, {self._codec}{', freed' if self._freed else ''}>"
+            f"{shape.max_tokens} tokens, {self._dtype}, {codec}{', freed' if self._freed else ''}>"
         )
 
     @property
@@ -65,8 +67,22 @@ class Context:
 
     @property
     def codec(self):
-        """Name of its codec."""
-        return self._codec
+        """Name of its codec, or None where each stream has its own."""
+        return None if self._descriptors else self._encoding.codec
+
+    @property
+    def setting(self):
+        """What the codec is told, or None where each stream has its own."""
+        return None if self._descriptors else self._encoding.setting
+
+    @property
+    def descriptors(self):
+        """The `DescriptorSet` that says how each stream is encoded, or None where all are encoded alike."""
+        return self._descriptors
+
+    def encoding(self, layer, head, kind):
+        """The `Encoding` (codec, setting) of K (`kind` 0) or V (1) of a head."""
+        return self._descriptors.encoding(layer, head, kind) if self._descriptors else self._encoding
 
     @property
     def ld_id(self):

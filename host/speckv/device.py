@@ -4,13 +4,23 @@ import dataclasses
 
 import numpy as np
 
-from speckv_model.constants import LINE_BYTES, PAGE_BYTES, Codec, DrsOpcode, Opcode
+from speckv_model.constants import LINE_BYTES, PAGE_BYTES, DrsOpcode, Opcode
 from speckv_model.csr.registers import REGISTERS, read_config
 from speckv_model.cxl import messages
 
 from .commands import CommandQueue
 from .context import DTYPES, Context, as_dtype
-from .errors import AddressError, DeviceMismatch, PoisonError, ShapeError, TooManyContexts, UnknownCodec
+from .descriptors import DescriptorSet, as_encodings, descriptor_count, load_commands
+from .encoding import make_encoding
+from .errors import (
+    AddressError,
+    DescriptorsFull,
+    DeviceMismatch,
+    PoisonError,
+    ShapeError,
+    TooManyContexts,
+    WindowFull,
+)
 from .geometry import Geometry
 from .placement import Placement
 from .stats import read_error, read_stats
@@ -58,6 +68,7 @@ class Device:
         self.base = link.mmio_read(REGISTERS.HDM_BASE.offset)
         """Byte address of the window."""
         self._placement = Placement(config.window_slots, config.granule_pages)
+        self._descriptors = Placement(config.descriptors, 1)
         self._contexts = {}
         self._owner = np.full(config.window_slots, NOBODY, np.int16)
 
@@ -75,7 +86,8 @@ class Device:
     def closed(self):
         return self.link.closed
 
-    def create_context(self, layers, kv_heads, head_dim, max_tokens, dtype="float16", codec="raw", ld_id=0):
+    def create_context(self, layers, kv_heads, head_dim, max_tokens, dtype="float16", codec="raw", ld_id=0, *,
+                       setting=None, rate=None, step=None, descriptors=None):
         """Makes room in the window for one sequence.
 
         Parameters
@@ -88,13 +100,23 @@ class Device:
             One of ``config.codecs``.
         ld_id : int
             The owner, 0 to 15: only its requests reach the context.
+        setting : int, optional
+            What the codec is told; if neither this nor `rate` nor `step` is given, its default.
+        rate : int, optional
+            Codec ``fixed``: bytes for each row of 256 bytes, a multiple of 8 from 48 to 128.
+        step : float, optional
+            Codec ``variable``: values come back within half of it, but for the rounding to `dtype`.
+        descriptors : DescriptorSet, optional
+            A codec and a setting for each stream, of `load_descriptors`, in place of one for all.
 
         Raises
         ------
-        TypeError, ValueError, DtypeError
-            A parameter is not what is said above.
+        TypeError, ValueError, DtypeError, ShapeError
+            A parameter is not what is said above, or `descriptors` are for other layers and heads.
         UnknownCodec
             The device does not have the codec.
+        DescriptorsFreed
+            The descriptors were freed or are not of this device.
         WindowFull, TooManyContexts
             The window has no free range for it, or the device no free context number.
         CommandError
@@ -102,8 +124,11 @@ class Device:
         """
         geometry = Geometry(layers, kv_heads, head_dim, max_tokens)
         dtype = as_dtype(dtype)
-        if codec not in self.config.codecs:
-            raise UnknownCodec(codec, self.config.codecs)
+        encoding = make_encoding(codec, self.config.codecs, setting, rate=rate, step=step)
+        if descriptors is not None:
+            if codec != "raw":
+                raise ValueError(f"codec must not be given together with descriptors, not {codec!r}; leave it out")
+            descriptors.check(self, geometry)
         if not isinstance(ld_id, (int, np.integer)) or not 0 <= ld_id < 16:
             raise ValueError(f"ld_id must be from 0 to 15, not {ld_id!r}")
         number = next((n for n in range(self.config.contexts) if n not in self._contexts), None)
@@ -116,14 +141,52 @@ class Device:
             self.commands.run(dict(
                 opcode=Opcode.CREATE, context=number, first_page=first_page, pages=pages, ld_id=ld_id,
                 index_bits=geometry.index_bits, head_bits=geometry.head_bits, layer_bits=geometry.layer_bits,
-                dtype=DTYPES[dtype], codec=Codec[codec.upper()]))
+                dtype=DTYPES[dtype], **encoding.fields, per_stream=descriptors is not None,
+                descriptor_base=0 if descriptors is None else descriptors.first))
         except Exception:
             self._placement.free(first_page, pages)
             raise
-        context = Context(self, number, geometry, dtype, codec, ld_id, first_page, pages)
+        context = Context(self, number, geometry, dtype, encoding, ld_id, first_page, pages, descriptors)
         self._contexts[number] = context
         self._slots_of(context)[:] = number
         return context
+
+    def load_descriptors(self, choices):
+        """Gives each stream of a model its codec and setting; contexts of that model then share them.
+
+        Parameters
+        ----------
+        choices : array-like, (layers, kv_heads, 2)
+            Of pairs (codec name, setting), K before V; a setting of None is the codec's default.
+
+        Returns
+        -------
+        DescriptorSet
+            For `create_context`.
+
+        Raises
+        ------
+        ShapeError, TypeError, ValueError
+            `choices` are not what is said above; a note says of which stream.
+        UnknownCodec
+            The device does not have the codec.
+        DescriptorsFull
+            The device has no room for them.
+        CommandError
+            The device refused.
+        """
+        encodings = as_encodings(choices, self.config.codecs)
+        count = descriptor_count(encodings)
+        try:
+            first, _ = self._descriptors.allocate(count)
+        except WindowFull as full:
+            raise DescriptorsFull(full.asked, full.available, full.free) from None
+        try:
+            self.commands.run(*load_commands(encodings, first))
+        except Exception:
+            self._descriptors.free(first, count)
+            raise
+        return DescriptorSet(self, first, encodings)
 
     def load(self, addresses, *, ld_id=0, poison="raise"):
         """Reads lines.
@@ -234,6 +297,10 @@ class Device:
         self._slots_of(context)[:] = NOBODY
         del self._contexts[context.number]
         self._placement.free(context.first_page, context.pages)
+
+    def _free_descriptors(self, descriptors):
+        """Makes room in the table of stream descriptors; what they say does not matter any more."""
+        self._descriptors.free(descriptors.first, descriptor_count(descriptors.encodings))
 
     def _slots_of(self, context):
         """The part of the slot owners that `context` covers, a view."""

@@ -101,6 +101,32 @@ class UnknownCodec(SpeckvError, ValueError):
         )
 
 
+class DescriptorsFull(SpeckvError):
+    """The device has no free range of stream descriptors that is long enough.
+
+    Parameters
+    ----------
+    asked, available, free : int
+        Descriptors asked for, those of the largest free range, those free in all.
+    """
+
+    def __init__(self, asked, available, free):
+        self.asked, self.available, self.free = asked, available, free
+        super().__init__(
+            f"{asked} stream descriptors do not fit: the largest free range of the device's table has {available} "
+            f"({free} are free in all); free a DescriptorSet, share one between contexts, or use one codec for all "
+            "streams"
+        )
+
+
+class DescriptorsFreed(SpeckvError):
+    """The stream descriptors were freed, or are not of this device."""
+
+
+class DescriptorsInUse(SpeckvError):
+    """Contexts use the stream descriptors."""
+
+
 class ContextFreed(SpeckvError):
     """The context was freed, or its device was closed."""
 

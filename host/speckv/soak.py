@@ -21,12 +21,14 @@ from speckv_model.cxl.messages import Channel, Expect
 from speckv_sim.build import build_root
 
 from . import open as open_device
-from .errors import CommandError
+from .errors import CommandError, DescriptorsFull
 from .traffic import Traffic
 
 REPORTS = build_root() / "reports"
 SEED = int(os.environ.get("SPECKV_SEED", "1"))
 CONTEXTS = 4
+PER_STREAM = 0.4
+"""Probability that a context has a codec per stream."""
 SHOWN = 10
 """Mismatches that are described one by one."""
 SUPERBLOCK_SECTORS = 64
@@ -115,15 +117,30 @@ class Soak:
 
     def _create(self):
         layout = self._traffic.layout()
-        first, second = (device.create_context(**layout) for device in self._devices)
+        if self._rng.random() < PER_STREAM:
+            choices = self._traffic.encodings(layout)
+            first, second = (self._create_per_stream(device, layout, choices) for device in self._devices)
+        else:
+            first, second = (device.create_context(**layout) for device in self._devices)
         self._compare("first page of a context", first.first_page, second.first_page)
         self._twins[first.number] = first, second
         self._traffic.add(first, self._pages)
         self.commands += 1
 
+    @staticmethod
+    def _create_per_stream(device, layout, choices):
+        """A context encoded as `choices` say, or by its codec where the device has no room for the choices."""
+        try:
+            descriptors = device.load_descriptors(choices)
+        except DescriptorsFull:
+            return device.create_context(**layout)
+        return device.create_context(**layout | {"codec": "raw"}, descriptors=descriptors)
+
     def _destroy(self, region):
         for context in self._twins.pop(region.context.number):
             context.free()
+            if context.descriptors:
+                context.descriptors.free()
         self._traffic.regions.remove(region)
         self.commands += 1
 

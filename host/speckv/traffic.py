@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from ml_dtypes import bfloat16
 
-from speckv_model.constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, Dtype, Opcode, ReqOpcode, RwdOpcode
+from speckv_model.codec import CODECS
+from speckv_model.constants import LINE_BYTES, PAGE_BYTES, PAGE_LINES, Codec, Dtype, Opcode, ReqOpcode, RwdOpcode
 from speckv_model.cxl import messages
 from speckv_model.cxl.messages import REQUEST, Channel
 
@@ -65,6 +66,15 @@ class Traffic:
             codec=self._config.codecs[rng.integers(len(self._config.codecs))],
             ld_id=int(rng.integers(4)),
         )
+
+    def encodings(self, layout):
+        """A codec and a setting for each stream of a context with this `layout`: for `Device.load_descriptors`."""
+        rng, shape = self._rng, (layout["layers"], layout["kv_heads"], 2)
+        choices = []
+        for name in self._config.codecs:
+            settings = CODECS[Codec[name.upper()]].SETTINGS
+            choices += [(name, int(setting)) for setting in rng.choice(settings, min(3, len(settings)), replace=False)]
+        return np.array(choices, dtype=object)[rng.integers(len(choices), size=shape)]
 
     def add(self, context, pages):
         """Includes `context` (`speckv.Context`), of which at most `pages` pages are to be used."""
@@ -137,6 +147,12 @@ class Traffic:
                 index_bits=20,
                 head_bits=10,
             ),
+            dict(opcode=Opcode.CREATE, context=unused, first_page=first, pages=self._config.granule_pages, setting=7),
+            dict(opcode=Opcode.CREATE, context=unused, first_page=first, pages=self._config.granule_pages,
+                 per_stream=1, descriptor_base=self._config.descriptors),
+            dict(opcode=Opcode.LOAD_DESCRIPTOR, descriptor=self._config.descriptors - 1, pages=2),
+            dict(opcode=Opcode.LOAD_DESCRIPTOR, pages=self._config.descriptors, setting=1),
+            dict(opcode=Opcode.LOAD_DESCRIPTOR, pages=self._config.descriptors, codec=6),
             dict(opcode=Opcode.DESTROY, context=unused),
         )
         return choices[rng.integers(len(choices))]

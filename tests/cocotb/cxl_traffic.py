@@ -54,10 +54,20 @@ class Traffic:
         return self.contexts[-1]
 
     def create(self, context):
-        """Fields of the command that creates it."""
+        """Fields of the command that creates it, with descriptors for its 16 streams or without."""
         return dict(opcode=Opcode.CREATE, context=context.number, first_page=context.first_page,
                     pages=self._config.granule_pages, index_bits=2, head_bits=1, layer_bits=2,
-                    dtype=context.dtype, codec=context.codec, ld_id=context.ld_id)
+                    dtype=context.dtype, codec=context.codec, ld_id=context.ld_id,
+                    per_stream=int(self._rng.integers(2)),
+                    descriptor_base=int(self._rng.integers(self._config.descriptors - 15)))
+
+    def load_descriptors(self):
+        """Fields of commands that give every descriptor a random codec."""
+        first = np.flatnonzero(self._rng.random(self._config.descriptors) < 0.3)
+        first = np.union1d(first, 0)
+        return [dict(opcode=Opcode.LOAD_DESCRIPTOR, descriptor=int(begin), pages=int(end - begin),
+                     codec=int(self._rng.choice([Codec.RAW, Codec.SPECKV])))
+                for begin, end in zip(first, [*first[1:], self._config.descriptors])]
 
     def page_command(self, *opcodes):
         """Fields of a command that is one of `opcodes`, about one page."""

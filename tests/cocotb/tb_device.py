@@ -44,9 +44,11 @@ class DeviceBench:
         self.traffic = Traffic(self.config, self.rng)
 
     async def start(self, contexts=0):
-        """Resets; then there are `contexts` contexts."""
+        """Resets; then every stream descriptor has a codec and there are `contexts` contexts."""
         await self.bench.start()
         await self.host.wait_until_ready()
+        for command in self.traffic.load_descriptors():
+            assert await self.host.command(**command) == Status.OK
         await self.create(contexts)
 
     async def create(self, contexts):

@@ -1,6 +1,7 @@
 """The driver over a dictionary of lines: what it sends, what it returns, and every bad input by its name."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from ml_dtypes import bfloat16
 import speckv
 from speckv.device import Device
 from speckv.geometry import HEAD_DIMS
+from speckv_model.codec import CODECS
 from speckv_model.constants import PAGE_BYTES, Codec, Dtype, ErrorKind, Opcode, ReqOpcode, RwdOpcode, Status
 from speckv_model.csr.registers import REGISTERS
 
@@ -358,6 +360,180 @@ def test_a_refused_command_is_an_error_by_name(device, link):
     link.refuse[Opcode.SEAL] = Status.UNSUPPORTED
     with pytest.raises(speckv.CommandError, match="SEAL.*UNSUPPORTED"):
         context.seal()
+
+
+# What codecs are told
+@pytest.fixture
+def device_with_settings(monkeypatch, link):
+    """A driver over a device that also has the codecs with settings, and its link."""
+    for codec, settings, default in ((Codec.FIXED, range(6, 17), 8), (Codec.VARIABLE, range(256), 128)):
+        stub = SimpleNamespace(SETTINGS=settings, DEFAULT_SETTING=default)
+        monkeypatch.setitem(CODECS, codec, CODECS.get(codec, stub))
+    link = type(link)(speckv.DeviceConfig.small(codecs=("raw", "speckv", "fixed", "variable")))
+    with Device(link) as device:
+        yield device, link
+
+
+@pytest.mark.parametrize("arguments, codec, setting", [
+    (dict(), Codec.RAW, 0),
+    (dict(codec="speckv"), Codec.SPECKV, 0),
+    (dict(codec="speckv", setting=0), Codec.SPECKV, 0),
+    (dict(codec="fixed"), Codec.FIXED, None),
+    (dict(codec="fixed", setting=16), Codec.FIXED, 16),
+    (dict(codec="fixed", setting=np.int64(7)), Codec.FIXED, 7),
+    (dict(codec="fixed", rate=48), Codec.FIXED, 6),
+    (dict(codec="fixed", rate=64), Codec.FIXED, 8),
+    (dict(codec="fixed", rate=128), Codec.FIXED, 16),
+    (dict(codec="variable"), Codec.VARIABLE, None),
+    (dict(codec="variable", step=1 / 16), Codec.VARIABLE, 128),
+    (dict(codec="variable", step=0.07), Codec.VARIABLE, 128),
+    (dict(codec="variable", step=9 / 128), Codec.VARIABLE, 129),
+    (dict(codec="variable", step=2**-20), Codec.VARIABLE, 0),
+    (dict(codec="variable", step=1e9), Codec.VARIABLE, 255),
+])
+def test_what_the_codec_is_told(device_with_settings, arguments, codec, setting):
+    device, link = device_with_settings
+    context = device.create_context(1, 2, 128, 16, **arguments)
+    setting = CODECS[codec].DEFAULT_SETTING if setting is None else setting
+    command = link.commands[-1]
+    assert (command["codec"], command["setting"], command["per_stream"]) == (codec, setting, 0)
+    assert (context.codec, context.setting, context.descriptors) == (codec.name.lower(), setting, None)
+    assert context.encoding(0, 1, 1) == (codec.name.lower(), setting)
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    (dict(codec="fixed", setting=5), ValueError, "setting of codec 'fixed' must be from 6 to 16, not 5"),
+    (dict(codec="fixed", setting=17), ValueError, "from 6 to 16, not 17"),
+    (dict(codec="variable", setting=256), ValueError, "setting of codec 'variable' must be from 0 to 255, not 256"),
+    (dict(codec="speckv", setting=1), ValueError, "setting of codec 'speckv' must be 0, not 1"),
+    (dict(codec="fixed", setting="8"), TypeError, "setting must be an int, not '8'"),
+    (dict(codec="fixed", setting=True), TypeError, "setting must be an int, not True"),
+    (dict(codec="fixed", rate=100), ValueError, "rate must be a multiple of 8 bytes from 48 to 128 .*not 100"),
+    (dict(codec="fixed", rate=136), ValueError, "not 136"),
+    (dict(codec="speckv", rate=64), ValueError, "rate must only be given with codec 'fixed', not with 'speckv'"),
+    (dict(codec="fixed", step=0.5), ValueError, "step must only be given with codec 'variable', not with 'fixed'"),
+    (dict(codec="variable", step=0), ValueError, "step must be a number from 9.53674e-07 on .*not 0"),
+    (dict(codec="variable", step=float("nan")), ValueError, "not nan"),
+    (dict(codec="fixed", setting=8, rate=64), ValueError, "only one of .* must be given, not setting and rate"),
+    (dict(codec="lossless", setting=0), speckv.UnknownCodec, "raw, speckv, fixed, variable.*not 'lossless'"),
+])
+def test_what_no_codec_can_be_told(device_with_settings, arguments, error, message):
+    device, link = device_with_settings
+    with pytest.raises(error, match=message):
+        device.create_context(1, 2, 128, 16, **arguments)
+    assert not link.commands
+
+
+# Stream descriptors
+def choices_of(layers, kv_heads, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.array([("raw", 0), ("speckv", None)], dtype=object)[rng.integers(2, size=(layers, kv_heads, 2))]
+
+
+def loaded(link):
+    """What the commands so far have made of the table: dictionary of number to (codec, setting)."""
+    table = {}
+    for command in link.commands:
+        if command["opcode"] == Opcode.LOAD_DESCRIPTOR:
+            for number in range(command["descriptor"], command["descriptor"] + command["pages"]):
+                table[number] = command["codec"], command["setting"]
+    return table
+
+
+@pytest.mark.parametrize("layers, kv_heads", [(1, 1), (3, 3), (2, 5), (6, 2)])
+def test_descriptors_are_numbered_as_addresses_are(device, link, layers, kv_heads):
+    """Contexts find the descriptor of each stream at the number that their page numbers name."""
+    other = device.load_descriptors(choices_of(2, 1))
+    choices = choices_of(layers, kv_heads, seed=1)
+    descriptors = device.load_descriptors(choices.tolist())
+    table = loaded(link)
+    context = device.create_context(layers, kv_heads, 64, 100, "bfloat16", descriptors=descriptors)
+    command = link.commands[-1]
+    assert (command["per_stream"], command["descriptor_base"]) == (1, descriptors.first)
+    assert other.first != descriptors.first and descriptors.shape == (layers, kv_heads)
+    assert context.descriptors is descriptors and context.codec is context.setting is None
+    for layer, head, kind in np.ndindex(choices.shape[:3]):
+        number = descriptors.first + (context.geometry.stream_page(layer, head, kind) >> command["index_bits"])
+        name = choices[layer, head, kind, 0]
+        assert table[number] == (Codec[name.upper()], 0)
+        assert context.encoding(layer, head, kind) == descriptors.encoding(layer, head, kind) == (name, 0)
+
+
+def test_equal_descriptors_go_in_one_command(device, link):
+    device.load_descriptors([[[("raw", 0)] * 2, [("speckv", 0)] * 2]] * 3)
+    assert [(command["descriptor"], command["pages"], command["codec"]) for command in link.commands] == [
+        (0, 2, Codec.RAW), (2, 2, Codec.SPECKV), (4, 2, Codec.RAW), (6, 2, Codec.SPECKV),
+        (8, 2, Codec.RAW), (10, 6, Codec.SPECKV)]
+    link.commands.clear()
+    device.load_descriptors([[[("speckv", 0)] * 2]] * 16)
+    assert [(command["descriptor"], command["pages"]) for command in link.commands] == [(16, 32)]
+
+
+def test_descriptors_are_shared_and_given_back(device, link):
+    with device.load_descriptors(choices_of(6, 2)) as descriptors:
+        contexts = [device.create_context(6, 2, 128, 20, descriptors=descriptors) for _ in range(3)]
+        assert len(link.ranges) == 3
+        contexts[1].free()
+        with pytest.raises(speckv.DescriptorsInUse, match="contexts 0, 2; free those first"):
+            descriptors.free()
+        for context in contexts[::2]:
+            context.free()
+    assert descriptors.freed and "freed" in repr(descriptors)
+    again = device.load_descriptors(choices_of(6, 2))
+    assert again.first == descriptors.first
+    for use in (descriptors.free, lambda: device.create_context(6, 2, 128, 20, descriptors=descriptors)):
+        with pytest.raises(speckv.DescriptorsFreed, match="were freed; load them again"):
+            use()
+
+
+def test_a_full_table_refuses_by_name(device, link):
+    """The small device has 64 descriptors."""
+    first, _ = (device.load_descriptors(choices_of(6, 2)) for _ in range(2))
+    link.commands.clear()
+    with pytest.raises(speckv.DescriptorsFull, match="2 stream descriptors do not fit.*0 \\(0 are free.*DescriptorSet"):
+        device.load_descriptors(choices_of(1, 1))
+    first.free()
+    with pytest.raises(speckv.DescriptorsFull) as caught:
+        device.load_descriptors(choices_of(6, 3))
+    assert (caught.value.asked, caught.value.available, caught.value.free) == (64, 32, 32)
+    assert not link.commands
+
+
+def test_refused_descriptors_are_given_back(device, link):
+    link.refuse[Opcode.LOAD_DESCRIPTOR] = Status.BAD_DESCRIPTOR
+    with pytest.raises(speckv.CommandError, match="LOAD_DESCRIPTOR.*BAD_DESCRIPTOR"):
+        device.load_descriptors(choices_of(16, 2))
+    del link.refuse[Opcode.LOAD_DESCRIPTOR]
+    assert device.load_descriptors(choices_of(16, 2)).first == 0
+
+
+@pytest.mark.parametrize("choices, error, message", [
+    ([("raw", 0)], speckv.ShapeError, r"must be \(layers, kv_heads, 2\) pairs.*not of shape"),
+    ([[[("raw", 0)]]], speckv.ShapeError, "K before V"),
+    ([[["raw", "raw"]]], speckv.ShapeError, "pairs"),
+    ([], speckv.ShapeError, "pairs"),
+    ([[[("raw", 0)] * 2], [[("raw", 0)] * 2] * 2], speckv.ShapeError, "pairs"),
+    ([[[("raw", 0), ("zstd", 0)]]], speckv.UnknownCodec, "raw, speckv.*not 'zstd'"),
+    ([[[("raw", 0), ("speckv", 3)]]], ValueError, "setting of codec 'speckv' must be 0, not 3"),
+    ([[[("raw", 0), ("speckv", "0")]]], TypeError, "setting must be an int, not '0'"),
+])
+def test_bad_choices_are_refused(device, link, choices, error, message):
+    with pytest.raises(error, match=message) as caught:
+        device.load_descriptors(choices)
+    if error is not speckv.ShapeError:
+        assert caught.value.__notes__ == ["It is that of V of layer 0, head 0."]
+    assert not link.commands and device.load_descriptors(choices_of(16, 2)).first == 0
+
+
+def test_descriptors_of_something_else_are_refused(device, link):
+    descriptors = device.load_descriptors(choices_of(6, 2))
+    with pytest.raises(speckv.ShapeError, match=r"\(layers, kv_heads\), \(6, 4\), not \(6, 2\)"):
+        device.create_context(6, 4, 128, 20, descriptors=descriptors)
+    with pytest.raises(ValueError, match="codec must not be given together with descriptors, not 'speckv'"):
+        device.create_context(6, 2, 128, 20, codec="speckv", descriptors=descriptors)
+    with pytest.raises(speckv.DescriptorsFreed, match="not of this device"):
+        Device(link).create_context(6, 2, 128, 20, descriptors=descriptors)
+    assert not link.ranges
 
 
 # The device

@@ -101,6 +101,16 @@ class Bench:
             self.reference.create(context, first_page, pages, codec, dtype, ld_id)
         return status
 
+    def create_per_stream(self, context, first_page, pages, codecs, *, index_bits, descriptor=0):
+        """A context of SPECKV whose streams have `codecs`, by the descriptors from `descriptor` on."""
+        for n, codec in enumerate(codecs):
+            assert self.command(Opcode.LOAD_DESCRIPTOR, descriptor=descriptor + n, codec=codec) == Status.OK
+        assert self.command(Opcode.CREATE, context, first_page, pages, codec=Codec.SPECKV, per_stream=1,
+                            index_bits=index_bits, head_bits=(len(codecs) - 1).bit_length(),
+                            descriptor_base=descriptor) == Status.OK
+        self.reference.create(context, first_page, pages, lambda page: codecs[page - first_page >> index_bits],
+                              Dtype.FP16, 0)
+
     def destroy(self, context=1):
         self.reference.destroy(context)
         return self.command(Opcode.DESTROY, context)

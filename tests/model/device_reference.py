@@ -33,8 +33,9 @@ class DeviceReference:
         """Writes that found no room."""
 
     def create(self, context, first_page, pages, codec, dtype, ld_id):
+        """`codec` may be a function of the page."""
         pages = {page: _Page() for page in range(first_page, first_page + pages)}
-        self.contexts[context] = ld_id, codec, dtype, pages
+        self.contexts[context] = ld_id, codec if callable(codec) else lambda page: codec, dtype, pages
 
     def destroy(self, context):
         *_, pages = self.contexts.pop(context)
@@ -85,7 +86,7 @@ class DeviceReference:
     def _page(self, page, ld_id=None):
         for owner, codec, dtype, pages in self.contexts.values():
             if page in pages and ld_id in (None, owner):
-                return codec, dtype, pages[page]
+                return codec(page), dtype, pages[page]
         return None
 
     def _open(self, page):

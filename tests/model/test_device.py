@@ -94,6 +94,29 @@ def test_states(rng, before, action, in_cache, pages, codec):
     bench.check_pool()
 
 
+def test_each_stream_is_sealed_by_its_descriptor(bench, rng):
+    """Whatever the context's own codec is; another context, without descriptors, is not concerned."""
+    first, pages = 4 * bench.config.granule_pages, bench.config.granule_pages
+    codecs = [Codec.RAW, Codec.SPECKV, Codec.SPECKV, Codec.RAW]
+    bench.create_per_stream(2, first, pages, codecs, index_bits=4, descriptor=bench.config.descriptors - 4)
+    for page in first + rng.permutation(pages)[:24]:
+        bench.write(page, ALL_LINES, kv_lines(rng, 64))
+        assert bench.state(page) == SEALED and bench.entry(page).codec == codecs[page - first >> 4]
+        bench.read(page)
+    bench.write(bench.first, ALL_LINES, kv_lines(rng, 64))
+    assert bench.entry(bench.first).codec == Codec.SPECKV
+    bench.read(bench.first)
+
+
+def test_descriptors_are_raw_after_a_reset(bench, rng):
+    assert bench.command(Opcode.LOAD_DESCRIPTOR, pages=64, codec=Codec.SPECKV) == Status.OK
+    bench.device.reset()
+    assert bench.command(Opcode.CREATE, 1, bench.first, bench.pages, per_stream=1, head_bits=5) == Status.OK
+    for page in range(bench.first, bench.first + bench.pages, 9):
+        bench.device.submit(messages.writes(addresses(page, ALL_LINES), kv_lines(rng, 64)))
+        assert (bench.entry(page).state, bench.entry(page).codec) == (SEALED, Codec.RAW)
+
+
 def test_64th_distinct_line_seals(bench, rng):
     page = bench.first
     lines = np.concatenate([np.arange(63), np.arange(63)])

@@ -254,6 +254,8 @@ def test_refused_commands_say_why_and_touch_nothing(device):
         ),
         (dict(opcode=Opcode.CREATE, context=1, codec=Codec.LOSSLESS, **free), Status.BAD_CODEC),
         (dict(opcode=Opcode.CREATE, context=1, index_bits=28, **free), Status.BAD_GEOMETRY),
+        (dict(opcode=Opcode.CREATE, context=1, setting=1, **free), Status.BAD_DESCRIPTOR),
+        (dict(opcode=Opcode.LOAD_DESCRIPTOR, pages=1, setting=1), Status.BAD_DESCRIPTOR),
         (dict(opcode=Opcode.DESTROY, context=1), Status.BAD_CONTEXT),
         (dict(opcode=Opcode.FREE, context=1, first_page=first, pages=1), Status.BAD_CONTEXT),
         (dict(opcode=Opcode.FREE, context=0, first_page=first, pages=context.pages + 1), Status.BAD_RANGE),
