@@ -58,6 +58,8 @@ class StreamInfo(data.Struct):
     codec: Codec
     """Of the context; how a page is encoded says the descriptor table."""
     dtype: Dtype
+    by_row: 1
+    """A read that misses fetches the row alone, where the codec lets it."""
 
 
 class Entry(data.Struct):
@@ -82,6 +84,9 @@ class FetchJob(data.Struct):
     slot: SLOT_WIDTH
     page: PAGE_WIDTH
     stream: StreamInfo
+    single: 1
+    """Only `row` is wanted; what cannot be had by rows comes as a whole."""
+    row: 4
 
 
 class FetchDone(data.Struct):
@@ -91,7 +96,9 @@ class FetchDone(data.Struct):
     """Lines that `written` does not name hold content too (a page that was reopened)."""
     written: 64
     poison: 64
-    """Lines that DRAM answered with an error."""
+    """Lines that DRAM answered with an error, and those of a single row that failed its check."""
+    rows: 16
+    """Rows that were fetched: all, or a single one of a SEALED page, which adds to those that are there."""
 
 
 class FillLine(data.Struct):

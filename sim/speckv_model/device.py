@@ -7,7 +7,6 @@ from .csr.csr import CsrModel
 from .cxl.endpoint import Endpoint
 from .mem.dram import Dram
 from .mover.fetcher import Fetcher
-from .mover.messages import StreamInfo
 from .mover.opener import Opener
 from .mover.sealer import Sealer
 from .pool.pool_allocator import PoolAllocator
@@ -108,7 +107,7 @@ class DeviceModel:
 
     def page_op(self, kind, page, context, record):
         """Does the `PageOpKind` `kind` to `page` of context number `context`. Returns a `Status`."""
-        stream = StreamInfo(context, record.codec, record.dtype)
+        stream = record.stream_info(context)
         match kind:
             case PageOpKind.SEAL:
                 self.cache.seal(page, stream)

@@ -66,6 +66,8 @@ class SlotState(data.Struct):
     """Distinct lines written since the page opened."""
     written: 64
     poison: 64
+    missing: 16
+    """Rows of a SEALED page that are not here."""
 
     def holds(self, line):
         """Whether `line` holds content rather than zeros."""

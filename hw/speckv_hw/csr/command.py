@@ -20,6 +20,7 @@ class Command(data.Struct):
     ld_id: 4
     setting: SETTING_WIDTH
     per_stream: 1
+    by_row: 1
     descriptor_base: 16
     descriptor: 16
 

@@ -31,7 +31,8 @@ PAGE_KINDS = {
     Opcode.FLUSH: PageOpKind.FLUSH,
 }
 """What the commands that walk over pages do to each."""
-NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec")
+NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec",
+              "by_row")
 """Fields of a command that become those of its context's record."""
 UNSUPPORTED = (Opcode.PIN, Opcode.UNPIN)
 
@@ -115,9 +116,8 @@ class CommandEngine(wiring.Component):
             self.descriptor_op.payload.rule.index_bits.eq(command.index_bits),
             self.descriptor_op.payload.rule.base.eq(command.descriptor_base),
             self.page_op.payload.page.eq(at),
-            self.page_op.payload.stream.context.eq(command.context),
-            self.page_op.payload.stream.codec.eq(record.codec),
-            self.page_op.payload.stream.dtype.eq(record.dtype),
+            *(self.page_op.payload.stream[name].eq(value)
+              for name, value in record.stream_info(command.context).items()),
             self.error.payload.kind.eq(ErrorKind.COMMAND),
             self.error.payload.address.eq(command.first_page << PAGE_BITS),
             self.error.payload.detail.eq(status.as_value()),

@@ -20,10 +20,11 @@ class ContextRecord(data.Struct):
     layer_bits: 5
     dtype: Dtype
     codec: Codec
+    by_row: 1
 
     def stream_info(self, context):
         """Fields of the `StreamInfo` of a page of this context, which has number `context`."""
-        return {"context": context, "codec": self.codec, "dtype": self.dtype}
+        return {"context": context, "codec": self.codec, "dtype": self.dtype, "by_row": self.by_row}
 
 
 def lookup_layout(sideband):

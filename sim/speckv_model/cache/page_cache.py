@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..constants import LINE_BYTES, PAGE_BITS, PAGE_LINES, ErrorKind, PageState
+from ..constants import LINE_BYTES, PAGE_BITS, PAGE_LINES, ROW_LINES, ErrorKind, PageState
 from .slot_table import SlotTable
 
 LINE_SHIFT = LINE_BYTES.bit_length() - 1
@@ -50,8 +50,11 @@ class PageCache:
 
         Returns the data, uint8 (n, 64), and which of it is poison, bool (n,) or False where none is.
         """
-        slot = self._access(page, stream)
-        self._counters.add("CACHE_HITS", len(lines) - 1)
+        slot = self._access(page, stream, row=int(lines[0]) // ROW_LINES if stream.by_row else None)
+        hits = len(lines) - 1
+        if not slot.rows.all():
+            hits -= self._bring_rows(slot, lines)
+        self._counters.add("CACHE_HITS", hits)
         data = slot.data[lines]
         if not slot.any_poison:
             return data, False
@@ -127,24 +130,44 @@ class PageCache:
 
     # Slots
 
-    def _access(self, page, stream):
-        """The slot of a page that the host touches; counts the touch."""
+    def _access(self, page, stream, row=None):
+        """The slot of a page that the host touches; counts the touch.
+
+        With `row` only that row need be there afterwards, else all of the page.
+        """
         slot = self._slots.find(page)
         if slot is None:
             self._counters.add("CACHE_MISSES")
-            return self._bring(page, stream)
+            return self._bring(page, stream, row)
+        if not (slot.rows.all() if row is None else slot.rows[row]):
+            self._counters.add("CACHE_MISSES")
+            done = self._fetcher.fetch(page, stream, row)
+            if row is None:
+                slot.fill(page, stream, done, prefetched=False)
+            else:
+                slot.add(done)
+            return slot
         self._counters.add("CACHE_HITS")
         if slot.prefetched:
             slot.prefetched = False
             self._counters.add("PREFETCHES_USED")
         return slot
 
-    def _bring(self, page, stream):
-        """Makes room for a page that is not here and fetches it."""
+    def _bring(self, page, stream, row=None):
+        """Makes room for a page that is not here and fetches it, or `row` of it."""
         slot = self._slots.victim(page)
         self._vacate(slot)
-        self._slots.take(slot, page, stream, self._fetcher.fetch(page, stream), prefetched=False)
+        self._slots.take(slot, page, stream, self._fetcher.fetch(page, stream, row), prefetched=False)
         return slot
+
+    def _bring_rows(self, slot, lines):
+        """Fetches the rows of `lines` that are not here. Returns how many."""
+        fetched = 0
+        for row in lines // ROW_LINES:
+            if not slot.rows[row]:
+                self._access(slot.page, slot.stream, row=row)
+                fetched += 1
+        return fetched
 
     def _vacate(self, slot):
         """Spills an OPEN page; the slot is empty then."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..constants import LINE_BYTES, PAGE_LINES, PageState
+from ..constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_LINES, PageState
 
 
 def set_of(config, page):
@@ -19,7 +19,7 @@ class Slot:
     """Room for one page: what is known of it, and its lines."""
 
     __slots__ = ("set", "way", "page", "stream", "prefetched", "state", "base", "count", "written", "poison",
-                 "any_poison", "data")
+                 "any_poison", "data", "rows")
 
     def __init__(self, set, way):
         self.set = set
@@ -40,15 +40,25 @@ class Slot:
         """Whether a line is poison, so that most reads need not look."""
         self.data = np.zeros((PAGE_LINES, LINE_BYTES), np.uint8)
         """Lines; zeros where there is no content."""
+        self.rows = np.ones(PAGE_ROWS, bool)
+        """Rows that are here; all of them unless the page is SEALED."""
 
     def fill(self, page, stream, done, prefetched):
         """Takes the page that the fetcher brought as the `FetchDone` `done`."""
         self.page, self.stream, self.prefetched = page, stream, prefetched
         self.state, self.base = done.state, done.base
+        self.rows[:] = done.rows
         self.data[:] = done.data
         self.written[:] = done.written
         self.count = int(np.count_nonzero(self.written))
         self.set_poison(done.poison)
+
+    def add(self, done):
+        """Takes a row more of the SEALED page that is here in part, of the `FetchDone` `done`."""
+        lines = np.repeat(done.rows, ROW_LINES)
+        self.rows |= done.rows
+        self.data[lines] = done.data[lines]
+        self.set_poison(done.poison[lines], lines)
 
     def open(self):
         """Counts written lines anew; of an EMPTY page no others hold content, of a SEALED one all do."""
@@ -60,6 +70,7 @@ class Slot:
     def lose(self):
         """Makes the page POISONED."""
         self.state = PageState.POISONED
+        self.rows[:] = True
         self.set_poison(True)
 
     def set_poison(self, poison, lines=slice(None)):

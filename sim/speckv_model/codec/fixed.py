@@ -163,6 +163,11 @@ def cells_of(values, mantissa, exponent, group_codes, rate, dtype):
     return np.minimum(whole * inverse >> np.clip(shift, 0, 62), rate.half_levels - 1)
 
 
+def rate_of(lines):
+    """The `Rate` of a page of so many stored lines: half of them is the setting, or the next one of `SETTINGS`."""
+    return Rate(int(np.clip(lines // SECTOR_LINES, SETTINGS[0], SETTINGS[-1])))
+
+
 def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
     """Encodes pages. Arrays as in `speckv.encode_pages`; `setting` is one of `SETTINGS`.
 
@@ -213,17 +218,12 @@ def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
 
 
 def decode_pages(stored, lines, dtype):
-    """Decodes pages; any bytes decode to something. Arrays as in `speckv.decode_pages`.
-
-    The setting is half the number of stored lines, and the next one of `SETTINGS` where that is none.
-    """
-    count = len(stored)
+    """Decodes pages; any bytes decode to something. Arrays as in `speckv.decode_pages`; the rate is `rate_of(lines)`."""
     lines = np.reshape(lines, -1)
-    settings = np.clip(lines // SECTOR_LINES, SETTINGS[0], SETTINGS[-1])
-    values = np.zeros((count, PAGE_ROWS, ROW_VALUES), dtype=np.uint16)
-    for setting in np.unique(settings):
-        chosen = np.flatnonzero(settings == setting)
-        rate = Rate(int(setting))
+    rates = np.array([rate_of(count) for count in lines], dtype=object)
+    values = np.zeros((len(stored), PAGE_ROWS, ROW_VALUES), dtype=np.uint16)
+    for rate in set(rates):
+        chosen = np.flatnonzero(rates == rate)
         data = np.zeros((len(chosen), rate.lines, LINE_BYTES), dtype=np.uint8)
         width = min(rate.lines, stored.shape[1])
         present = np.arange(width)[:, None] < lines[chosen, None, None]

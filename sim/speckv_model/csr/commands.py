@@ -89,7 +89,7 @@ class CommandProcessor:
                                index_bits=widths[0], head_bits=widths[1], layer_bits=widths[2],
                                dtype=Dtype(command["dtype"]), codec=Codec(command["codec"]),
                                setting=command["setting"], per_stream=bool(command["per_stream"]),
-                               descriptor_base=command["descriptor_base"])
+                               descriptor_base=command["descriptor_base"], by_row=bool(command["by_row"]))
         if not is_setting(record.codec, record.setting) or not self._has_descriptors(record):
             return Status.BAD_DESCRIPTOR
         if any(self._contexts.slot(slot) is not None for slot in self._slots(record)):

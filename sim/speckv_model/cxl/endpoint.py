@@ -15,7 +15,6 @@ from ..constants import (
     ReqOpcode,
     RwdOpcode,
 )
-from ..mover.messages import StreamInfo
 from .messages import RESPONSE, Channel, Expect, completion, expected
 
 ADDRESS_MASK = np.uint64(2**52 - 1)
@@ -156,8 +155,7 @@ class Endpoint:
         return page, line, np.where(inside, self._contexts.find(page, requests["ld_id"]), -1)
 
     def _stream(self, context):
-        record = self._contexts.record(context)
-        return StreamInfo(context, record.codec, record.dtype)
+        return self._contexts.record(context).stream_info(context)
 
     def _count(self, requests):
         codes = (requests["channel"] & 1).astype(np.int64) << 8 | requests["opcode"]

@@ -5,11 +5,12 @@ from zlib import crc32
 
 import numpy as np
 
-from ..codec import decode
-from ..constants import LINE_BYTES, PAGE_BITS, PAGE_LINES, Codec, ErrorKind, PageState
-from .messages import MAX_STORED_LINES, FetchDone, unpack_header
+from ..codec import decode, fixed
+from ..constants import LINE_BYTES, PAGE_BITS, PAGE_LINES, PAGE_ROWS, ROW_LINES, Codec, ErrorKind, PageState
+from .messages import ALL_ROWS, MAX_STORED_LINES, FetchDone, unpack_header
 
 MEMO_PAGES = 1024
+ROWS = np.arange(PAGE_ROWS)
 NO_LINES = np.zeros(PAGE_LINES, bool)
 ALL_LINES = np.ones(PAGE_LINES, bool)
 ZERO_PAGE = np.zeros((PAGE_LINES, LINE_BYTES), np.uint8)
@@ -23,6 +24,9 @@ class Fetcher:
     An entry or a page that fails its check is POISONED in the cache; what DRAM holds stays as it is, and fails again at
     the next fetch. Where DRAM answers with an error the lines concerned are poison in the cache only: one by one for
     `raw` and OPEN pages, all for other codecs and where the header of an OPEN page is lost.
+
+    A row of a page that is stored as `fixed` can be fetched alone. It has a check of its own; a row that fails it, and one
+    of which a line was answered with an error, is poison.
 
     What was decoded lately is kept, found by the stored bytes themselves: that only saves time.
 
@@ -43,8 +47,8 @@ class Fetcher:
         self._counters = counters
         self._decoded = OrderedDict()
 
-    def fetch(self, page, stream):
-        """Content of window `page` as a `FetchDone`."""
+    def fetch(self, page, stream, row=None):
+        """Content of window `page` as a `FetchDone`; of its `row` alone where one is given and can be had alone."""
         self._counters.add("PAGES_FETCHED")
         entry = self._opener.lookup(page, stream)
         if entry is None or entry.state == PageState.POISONED:
@@ -54,6 +58,8 @@ class Fetcher:
         if not 1 <= entry.lines <= MAX_STORED_LINES:
             # An OPEN page that was never spilled has no content but in the cache: here it is lost.
             return self._corrupt(page, ErrorKind.ENTRY_CORRUPT)
+        if row is not None and entry.state == PageState.SEALED and entry.codec == Codec.FIXED:
+            return self._row(page, stream, entry, row)
         stored, failed = self._dram.read_lines(self._config.sector_line(entry.place), entry.lines)
         self._counters.add("FETCH_LINES_IN", entry.lines)
         if failed.any():
@@ -83,6 +89,22 @@ class Fetcher:
             return self._done(PageState.SEALED, poison=failed[:PAGE_LINES], data=stored[:PAGE_LINES], lines=PAGE_LINES)
         return self._done(PageState.SEALED, poison=ALL_LINES, lines=PAGE_LINES)
 
+    def _row(self, page, stream, entry, row):
+        rate = fixed.rate_of(entry.lines)
+        start = row * rate.row_bytes
+        first, end = start // LINE_BYTES, -(-(start + rate.row_bytes) // LINE_BYTES)
+        stored, failed = self._dram.read_lines(self._config.sector_line(entry.place) + first, end - first)
+        self._counters.add("FETCH_LINES_IN", end - first)
+        body = stored.reshape(-1)[start - first * LINE_BYTES:][:rate.row_bytes]
+        poison, data = NO_LINES.copy(), np.zeros_like(ZERO_PAGE)
+        here = slice(row * ROW_LINES, (row + 1) * ROW_LINES)
+        data[here] = fixed.decode_rows(body, rate, stream.dtype).astype("<u2").view(np.uint8).reshape(-1, LINE_BYTES)
+        poison[here] = failed.any() or fixed.row_check(body) != body[fixed.CHECK_AT]
+        if poison.any():
+            kind = ErrorKind.MEMORY_READ if failed.any() else ErrorKind.PAGE_CORRUPT
+            self._errors.record(kind, page << PAGE_BITS)
+        return self._done(PageState.SEALED, poison=poison, data=data, lines=ROW_LINES, rows=ROWS == row)
+
     def _decode(self, codec, dtype, stored):
         """The page as lines, or None where `stored` is not an encoded page."""
         stored = stored.tobytes()
@@ -104,8 +126,8 @@ class Fetcher:
         self._errors.record(kind, page << PAGE_BITS)
         return self._done(PageState.POISONED)
 
-    def _done(self, state, base=False, written=NO_LINES, poison=None, data=ZERO_PAGE, lines=0):
+    def _done(self, state, base=False, written=NO_LINES, poison=None, data=ZERO_PAGE, lines=0, rows=ALL_ROWS):
         self._counters.add("FETCH_LINES_OUT", lines)
         if poison is None:
             poison = ALL_LINES if state == PageState.POISONED else NO_LINES
-        return FetchDone(state, base, written, poison, data)
+        return FetchDone(state, base, written, poison, data, rows)

@@ -4,10 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..constants import LINE_BYTES, OPEN_SECTORS, SECTOR_LINES, Codec, Dtype, PageState
+from ..constants import LINE_BYTES, OPEN_SECTORS, PAGE_ROWS, SECTOR_LINES, Codec, Dtype, PageState
 
 MAX_STORED_LINES = OPEN_SECTORS * SECTOR_LINES - 1
 """A spilled page: its header and 64 lines."""
+
+
+ALL_ROWS = np.ones(PAGE_ROWS, bool)
+ALL_ROWS.setflags(write=False)
 
 
 class StreamInfo(NamedTuple):
@@ -15,6 +19,8 @@ class StreamInfo(NamedTuple):
     context: int
     codec: Codec
     dtype: Dtype
+    by_row: bool = False
+    """A read that misses fetches the row alone, where the codec lets it."""
 
 
 class FetchDone(NamedTuple):
@@ -28,6 +34,8 @@ class FetchDone(NamedTuple):
     """bool, (64,): lines whose content is lost."""
     data: np.ndarray
     """uint8, (64, 64): zeros where there is no content; read only."""
+    rows: np.ndarray = ALL_ROWS
+    """bool, (16,): rows that were fetched; all, or one of a SEALED page."""
 
 
 class OpenDone(NamedTuple):

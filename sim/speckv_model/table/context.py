@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..constants import Codec, Dtype
+from ..mover.messages import StreamInfo
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ContextRecord:
         Codec and setting are those of each stream's descriptor instead.
     descriptor_base : int
         Number of the first stream's descriptor.
+    by_row : bool
+        A read that misses fetches the row alone, where the codec lets it.
     """
 
     ld_id: int = 0
@@ -40,6 +43,11 @@ class ContextRecord:
     setting: int = 0
     per_stream: bool = False
     descriptor_base: int = 0
+    by_row: bool = False
+
+    def stream_info(self, context):
+        """The `StreamInfo` of a page of this context, which has number `context`."""
+        return StreamInfo(context, self.codec, self.dtype, self.by_row)
 
     @property
     def end_page(self):
