@@ -53,7 +53,8 @@ class LineStore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth = self._config.cache_pages * 64
-        m.submodules.lines = lines = memory.Memory(shape=LINE_BITS, depth=depth, init=[])
+        # No read-before-write logic: users keep reads away from a line that is being written.
+        m.submodules.lines = lines = memory.Memory(shape=LINE_BITS, depth=depth, init=[], attrs={"no_rw_check": 1})
         write_port = lines.write_port(granularity=8)
         read_port = lines.read_port()
 

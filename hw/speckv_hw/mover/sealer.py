@@ -292,7 +292,8 @@ class Sealer(wiring.Component):
 
     def _page_buffer(self, m, encoder):
         """Takes the encoded page in any order; while `_read_stored` it gives its lines in order."""
-        m.submodules.buffer = buffer = memory.Memory(shape=LINE_BITS, depth=64, init=[])
+        # What is read while the encoder writes is not used: lines leave only after its result.
+        m.submodules.buffer = buffer = memory.Memory(shape=LINE_BITS, depth=64, init=[], attrs={"no_rw_check": 1})
         write_port = buffer.write_port()
         read_port = buffer.read_port()
         self._read_stored = Signal()
