@@ -38,6 +38,14 @@ from speckv_hw.types import (
 __all__ = ["PageCache"]
 
 
+def _ones(bits):
+    """How many of `bits` are set: a tree of adders, since Python's `sum` makes a chain of them."""
+    counts = list(bits)
+    while len(counts) > 1:
+        counts = [left + right for left, right in zip(counts[::2], counts[1::2])] + counts[len(counts) & ~1:]
+    return counts[0]
+
+
 class PageCache(wiring.Component):
     """Decompressed pages on chip; answers reads and writes, and sends the movers to work on a miss.
 
@@ -216,7 +224,7 @@ class PageCache(wiring.Component):
             slots.write_slot.state.eq(done.state),
             slots.write_slot.base.eq(done.base),
             slots.write_slot.written.eq(done.written),
-            slots.write_slot.count.eq(sum(done.written[n] for n in range(64))),
+            slots.write_slot.count.eq(_ones(done.written)),
             slots.write_slot.poison.eq(done.poison),
             self.events.fetched.eq(1),
         ]

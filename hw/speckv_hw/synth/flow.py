@@ -41,7 +41,7 @@ write_json block.json
 
 # The seed is fixed: the same Verilog gives the same clock.
 _ROUTE = ["--85k", "--speed", "8", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "100",
-          "--timing-allow-fail", "--seed", "1", "--json", "block.json", "--report", "route.json"]
+          "--timing-allow-fail", "--seed", "1", "--router", "router2", "--json", "block.json", "--report", "route.json"]
 
 
 class FlowError(Exception):
