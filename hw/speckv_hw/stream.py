@@ -64,8 +64,11 @@ class Stage(wiring.Component):
                 self.o.payload.eq(Mux(spare_full, spare, self.i.payload)),
                 spare_full.eq(0),
             ]
-        with m.Elif(self.i.valid & ~spare_full):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_full.eq(1)
+        # Whether it is kept is known late in the clock, so what may have to be kept is always taken.
+        with m.If(~spare_full):
+            m.d.sync += spare.eq(self.i.payload)
         return m
 
 

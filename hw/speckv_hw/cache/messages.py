@@ -67,10 +67,9 @@ class SlotState(data.Struct):
     written: 64
     poison: 64
 
-    def holds(self, line):
-        """Whether `line` holds content rather than zeros."""
-        return (self.state == PageState.SEALED) | (
-            (self.state == PageState.OPEN) & (self.base | self.written.bit_select(line, 1)))
+    def holds(self, written):
+        """Whether a line holds content rather than zeros, whose bit of `written` is the argument."""
+        return (self.state == PageState.SEALED) | ((self.state == PageState.OPEN) & (self.base | written))
 
 
 class CacheEvents(data.Struct):

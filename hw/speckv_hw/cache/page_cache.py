@@ -1,7 +1,7 @@
 """The page cache: every read and write of the host ends here."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.cache.line_store import LineStore
@@ -117,8 +117,14 @@ class PageCache(wiring.Component):
 
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
-        m.submodules.head = head = Stage(CacheRequest)
-        chain(m, self.request, head)
+        m.submodules.head = head = Stage(data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)}))
+        m.d.comb += [
+            head.i.p.request.eq(self.request.payload),
+            head.i.p.index.eq(set_of(config, self.request.p.page)),
+            head.i.valid.eq(self.request.valid),
+            self.request.ready.eq(head.i.ready),
+            self._slots.line.eq(head.o.p.request.line),
+        ]
         chain(m, self.fill, lines.fill)
         chain(m, self.seal_read, lines.seal_read)
         chain(m, lines.seal_data, self.seal_data)
@@ -132,7 +138,7 @@ class PageCache(wiring.Component):
             self._out[name] = stage.i
         self._connect_reads(m)
 
-        self._request = request = head.o.p
+        self._request = request = head.o.p.request
         self._finish = head.o.ready
         # What the head of the line has already caused.
         self._missed = Signal()
@@ -152,10 +158,10 @@ class PageCache(wiring.Component):
         with m.Elif(self.open_done.valid):
             self._take_open(m)
         with m.Elif(self.prefetch.valid & (~head.o.valid | head_waited)):
-            self._look_at(m, self.prefetch.p.page)
+            self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
             self._prefetch(m)
         with m.Elif(head.o.valid):
-            self._look_at(m, request.page)
+            self._look_at(m, request.page, head.o.p.index)
             m.d.sync += head_waited.eq(~self._finish)
             with m.Switch(request.op):
                 with m.Case(CacheOp.READ):
@@ -186,11 +192,8 @@ class PageCache(wiring.Component):
             lines.read_data.ready.eq(stage.i.ready),
         ]
 
-    def _look_at(self, m, page):
-        m.d.comb += [
-            self._slots.page.eq(page),
-            self._slots.index.eq(set_of(self._config, page)),
-        ]
+    def _look_at(self, m, page, index):
+        m.d.comb += [self._slots.page.eq(page), self._slots.index.eq(index)]
 
     def _look_at_slot(self, m, slot):
         """Looks at the slot of an event; its answer overwrites the slot's state."""
@@ -375,9 +378,9 @@ class PageCache(wiring.Component):
             with m.If(lines.read.ready):
                 m.d.sync += [
                     self._read_source.eq(request.source),
-                    self._read_holds.eq(slots.hit_slot.holds(request.line)),
+                    self._read_holds.eq(slots.hit_slot.holds(slots.hit_written)),
                     self._read_poison.eq((slots.hit_slot.state == PageState.POISONED) |
-                                         slots.hit_slot.poison.bit_select(request.line, 1)),
+                                         slots.hit_poison),
                 ]
 
     def _write(self, m):
@@ -430,7 +433,7 @@ class PageCache(wiring.Component):
         slots, lines, request, slot = self._slots, self._lines, self._request, self._slots.hit_slot
         response = self._out["write_response"]
         line_bit = 1 << request.line
-        is_new = ~slot.written.bit_select(request.line, 1)
+        is_new = ~slots.hit_written
         written = Signal(64)
         seals = Signal()
         full = request.byte_enable.all()
@@ -445,7 +448,7 @@ class PageCache(wiring.Component):
             lines.write.p.slot.slot.eq(self._slot_number(slots.hit_way)),
             lines.write.p.slot.line.eq(request.line),
             # A line without content starts from zeros, so bytes that are not enabled are written as zeros.
-            lines.write.p.enable.eq(Mux(slot.holds(request.line), request.byte_enable, ~0)),
+            lines.write.p.enable.eq(Mux(slot.holds(slots.hit_written), request.byte_enable, ~0)),
             response.valid.eq(transfer(lines.write)),
             response.p.source.eq(request.source),
             self._finish.eq(transfer(lines.write)),
