@@ -87,7 +87,7 @@ class Device:
         return self.link.closed
 
     def create_context(self, layers, kv_heads, head_dim, max_tokens, dtype="float16", codec="raw", ld_id=0, *,
-                       setting=None, rate=None, step=None, descriptors=None):
+                       setting=None, rate=None, step=None, descriptors=None, by_row=False):
         """Makes room in the window for one sequence.
 
         Parameters
@@ -103,11 +103,14 @@ class Device:
         setting : int, optional
             What the codec is told; if neither this nor `rate` nor `step` is given, its default.
         rate : int, optional
-            Codec ``fixed``: bytes for each row of 256 bytes, a multiple of 8 from 48 to 128.
+            Codec ``fixed``: bytes for each row of 256 bytes, a multiple of 8 from 56 to 128.
         step : float, optional
             Codec ``variable``: values come back within half of it, but for the rounding to `dtype`.
         descriptors : DescriptorSet, optional
             A codec and a setting for each stream, of `load_descriptors`, in place of one for all.
+        by_row : bool
+            Reads that miss the device's page cache fetch single rows where the codec lets them (``fixed``): less DRAM
+            traffic where single tokens are read, more latency where whole pages are.
 
         Raises
         ------
@@ -142,7 +145,7 @@ class Device:
                 opcode=Opcode.CREATE, context=number, first_page=first_page, pages=pages, ld_id=ld_id,
                 index_bits=geometry.index_bits, head_bits=geometry.head_bits, layer_bits=geometry.layer_bits,
                 dtype=DTYPES[dtype], **encoding.fields, per_stream=descriptors is not None,
-                descriptor_base=0 if descriptors is None else descriptors.first))
+                descriptor_base=0 if descriptors is None else descriptors.first, by_row=bool(by_row)))
         except Exception:
             self._placement.free(first_page, pages)
             raise

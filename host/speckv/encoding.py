@@ -4,14 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speckv_model.codec import CODECS
+from speckv_model.codec import CODECS, fixed, variable
+from speckv_model.codec.fixed import UNIT_BYTES
 from speckv_model.constants import Codec
 
 from .errors import UnknownCodec
 
-RATES = range(48, 129, 8)
+RATES = range(UNIT_BYTES * fixed.SETTINGS[0], UNIT_BYTES * fixed.SETTINGS[-1] + 1, UNIT_BYTES)
 """Bytes of a row of 256 bytes that codec ``fixed`` can store it in."""
-STEPS = tuple((8 + setting % 8) / 8 * 2.0 ** (setting // 8 - 20) for setting in range(256))
+STEPS = tuple(variable.step(setting) for setting in variable.SETTINGS)
 """Step of codec ``variable`` by setting: values come back within half a step, but for the rounding to the dtype."""
 
 

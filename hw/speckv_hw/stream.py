@@ -5,10 +5,10 @@ in which `ready` is high too.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
-from amaranth.lib import fifo, stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Stage", "Fifo", "Arbiter", "chain", "transfer"]
+__all__ = ["Stage", "Fifo", "BypassFifo", "Arbiter", "chain", "transfer"]
 
 
 def transfer(port):
@@ -64,8 +64,11 @@ class Stage(wiring.Component):
                 self.o.payload.eq(Mux(spare_full, spare, self.i.payload)),
                 spare_full.eq(0),
             ]
-        with m.Elif(self.i.valid & ~spare_full):
-            m.d.sync += [spare.eq(self.i.payload), spare_full.eq(1)]
+        with m.Elif(self.i.valid):
+            m.d.sync += spare_full.eq(1)
+        # Whether it is kept is known late in the clock, so what may have to be kept is always taken.
+        with m.If(~spare_full):
+            m.d.sync += spare.eq(self.i.payload)
         return m
 
 
@@ -112,17 +115,99 @@ class Fifo(wiring.Component):
             m.submodules.stage = stage = Stage(self._shape)
             chain(m, self.i, stage, self.o)
             m.d.comb += self.level.eq(stage.o.valid + ~stage.i.ready)
-            return m
-        m.submodules.fifo = queue = fifo.SyncFIFOBuffered(width=Shape.cast(self._shape).width, depth=self._depth)
+        elif self._depth == 1:
+            m.d.comb += [self.i.ready.eq(~self.o.valid), self.level.eq(self.o.valid)]
+            with m.If(transfer(self.i)):
+                m.d.sync += [self.o.payload.eq(self.i.payload), self.o.valid.eq(1)]
+            with m.Elif(self.o.ready):
+                m.d.sync += self.o.valid.eq(0)
+        else:
+            self._in_memory(m)
+        return m
+
+    def _in_memory(self, m):
+        """A ring in memory, whose read register is the last place of the queue."""
+        places = self._depth - 1
+        # A place is read only while it is filled and written only while it is free, so never both in a clock.
+        m.submodules.storage = storage = memory.Memory(
+            shape=Shape.cast(self._shape).width, depth=places, init=[], attrs={"no_rw_check": 1})
+        write_port, read_port = storage.write_port(), storage.read_port()
+        produce = Signal(range(places))
+        consume = Signal(range(places))
+        stored = Signal(range(places + 1))
+        fetch = Signal()
         m.d.comb += [
-            queue.w_data.eq(Value.cast(self.i.payload)),
-            queue.w_en.eq(self.i.valid),
-            self.i.ready.eq(queue.w_rdy),
-            Value.cast(self.o.payload).eq(queue.r_data),
-            self.o.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.o.ready),
-            self.level.eq(queue.level),
+            self.i.ready.eq(stored != places),
+            fetch.eq((stored != 0) & (~self.o.valid | self.o.ready)),
+            write_port.addr.eq(produce),
+            write_port.data.eq(Value.cast(self.i.payload)),
+            write_port.en.eq(transfer(self.i)),
+            read_port.addr.eq(consume),
+            read_port.en.eq(fetch),
+            Value.cast(self.o.payload).eq(read_port.data),
+            self.level.eq(stored + self.o.valid),
         ]
+        m.d.sync += stored.eq(stored + transfer(self.i) - fetch)
+        with m.If(transfer(self.i)):
+            m.d.sync += produce.eq(Mux(produce == places - 1, 0, produce + 1))
+        with m.If(fetch):
+            m.d.sync += [consume.eq(Mux(consume == places - 1, 0, consume + 1)), self.o.valid.eq(1)]
+        with m.Elif(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+
+
+class BypassFifo(wiring.Component):
+    """A queue in memory that a payload passes by while nothing waits in it; what it offers is in a register.
+
+    Latency 1 clock where nothing is before, throughput 1 a clock, order kept; empty on reset.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Shape of the payload.
+    depth : int
+        Payloads that fit, at least 4.
+
+    Members
+    -------
+    i : In(stream)
+    o : Out(stream)
+    level : Out
+        Payloads inside.
+    """
+
+    latency = 1
+
+    def __init__(self, shape, depth):
+        if not isinstance(depth, int) or depth < 4:
+            raise ValueError(f"depth must be an integer of at least 4, not {depth!r}")
+        self._shape = shape
+        self._depth = depth
+        super().__init__({
+            "i": In(stream.Signature(shape)),
+            "o": Out(stream.Signature(shape)),
+            "level": Out(range(depth + 1)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.queue = queue = Fifo(self._shape, self._depth - 1)
+        free = Signal()
+        bypass = Signal()
+        m.d.comb += [
+            free.eq(~self.o.valid | self.o.ready),
+            bypass.eq(free & (queue.level == 0)),
+            queue.i.payload.eq(self.i.payload),
+            queue.i.valid.eq(self.i.valid & ~bypass),
+            self.i.ready.eq(queue.i.ready),
+            queue.o.ready.eq(free),
+            self.level.eq(queue.level + self.o.valid),
+        ]
+        with m.If(free):
+            m.d.sync += [
+                self.o.valid.eq(queue.o.valid | (self.i.valid & bypass)),
+                self.o.payload.eq(Mux(bypass, self.i.payload, queue.o.payload)),
+            ]
         return m
 
 

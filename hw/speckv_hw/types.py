@@ -95,10 +95,11 @@ class FetchDone(data.Struct):
     base: 1
     """Lines that `written` does not name hold content too (a page that was reopened)."""
     written: 64
+    """Of a SEALED page, the lines that were fetched."""
     poison: 64
     """Lines that DRAM answered with an error, and those of a single row that failed its check."""
-    rows: 16
-    """Rows that were fetched: all, or a single one of a SEALED page, which adds to those that are there."""
+    single: 1
+    """A single row of a SEALED page was fetched: it adds to those that are there."""
 
 
 class FillLine(data.Struct):
@@ -189,6 +190,12 @@ class DecodeStart(data.Struct):
     codec: Codec
     dtype: Dtype
     lines: 7
+    single: 1
+    """The lines hold a row of a `fixed` page, and only that is wanted."""
+    rate: 5
+    """Units of 8 bytes that a single row takes."""
+    skip: 3
+    """Units of the first line that are before it."""
 
 
 class ReadRequest(data.Struct):

@@ -11,7 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from prove import ProofFailed, prove
 
-from speckv_hw.stream import Arbiter, Fifo, Stage, transfer
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, transfer
 
 
 def contract(m, port, claim, name):
@@ -78,24 +78,41 @@ def test_fifo_in_registers(depth):
     prove(m, ports)
 
 
+def ring_properties(m, queue, stored, places):
+    """Signals of `queue`'s pointers (probes of `prove`), which agree with the count of payloads in its memory.
+
+    What links the pointers to the level cannot be seen from outside.
+    """
+    produce = Signal(range(places))
+    consume = Signal(range(places))
+    m.d.comb += [
+        Assert((produce < places) & (consume < places)),
+        Assert(Mux(produce >= consume, produce - consume, places + produce - consume)
+               == Mux(stored == places, 0, stored)),
+    ]
+    return [(produce, f"{queue}.produce"), (consume, f"{queue}.consume")]
+
+
 @pytest.mark.parametrize("depth", [3, 4])
 def test_fifo_in_memory(depth):
     dut = Fifo(1, depth)
     m, ports, level = queue_properties(dut, depth, wait=1)
     m.d.comb += Assert(level == dut.level)
-    # What links the pointers to the level cannot be seen from outside. The memory has a place less than the
-    # queue, whose output register is the last.
-    places = depth - 1
-    produce = Signal(range(places))
-    consume = Signal(range(places))
+    # The memory has a place less than the queue, whose output register is the last.
     stored = Signal(range(depth))
-    m.d.comb += [
-        stored.eq(level - dut.o.valid),
-        Assert((produce < places) & (consume < places)),
-        Assert(Mux(produce >= consume, produce - consume, places + produce - consume)
-               == Mux(stored == places, 0, stored)),
-    ]
-    prove(m, ports, probes=[(produce, "dut.fifo.produce"), (consume, "dut.fifo.consume")])
+    m.d.comb += stored.eq(level - dut.o.valid)
+    prove(m, ports, probes=ring_properties(m, "dut", stored, depth - 1))
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_bypass_fifo(depth):
+    dut = BypassFifo(1, depth)
+    m, ports, level = queue_properties(dut, depth, wait=2)
+    m.d.comb += Assert(level == dut.level)
+    stored = Signal(range(depth - 1))
+    fetched = Signal()
+    m.d.comb += stored.eq(level - dut.o.valid - fetched)
+    prove(m, ports, probes=[*ring_properties(m, "dut.queue", stored, depth - 2), (fetched, "dut.queue.o__valid")])
 
 
 @pytest.mark.parametrize("ports", [1, 2, 3])

@@ -133,6 +133,27 @@ def test_users_of_a_port_alternate(pair):
     assert alone == [1] * 10
 
 
+def test_a_request_that_is_withdrawn_gets_no_answer():
+    """The page cache puts an event before the request that it was about to serve."""
+    dut = LineStore(CONFIG)
+
+    async def bench(ctx):
+        ctx.set(dut.seal_data.ready, 1)
+        ctx.set(dut.seal_read.payload, place(0, 3))
+        for port in (dut.seal_read, dut.read):
+            ctx.set(port.valid, 1)
+        assert ctx.get(dut.seal_read.ready) and not ctx.get(dut.read.ready)
+        await ctx.tick()
+        ctx.set(dut.read.valid, 0)
+        assert ctx.get(dut.seal_data.valid)
+        assert not ctx.get(dut.seal_read.ready)
+        await ctx.tick()
+        assert not ctx.get(dut.seal_data.valid) and not ctx.get(dut.read_data.valid)
+        assert ctx.get(dut.seal_read.ready)
+
+    simulate(dut, bench)
+
+
 def test_an_answer_that_is_not_taken_holds_the_port():
     dut = LineStore(CONFIG)
 

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import data
 from streams import SEED, receive, send, simulate
 
-from speckv_hw.stream import Arbiter, Fifo, Stage, chain
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, chain
 
 WIDTH = 16
 COUNT = 200
@@ -16,8 +16,9 @@ MATRIX = list(itertools.product([0.0, 0.3, 0.8], repeat=2))
 """Probabilities that the source idles and that the sink holds back."""
 
 QUEUES = {"stage": lambda: Stage(WIDTH)} | {
-    f"fifo{depth}": lambda depth=depth: Fifo(WIDTH, depth) for depth in (1, 2, 3, 4, 16)}
-CAPACITY = {"stage": 2, "fifo1": 1, "fifo2": 2, "fifo3": 3, "fifo4": 4, "fifo16": 16}
+    f"fifo{depth}": lambda depth=depth: Fifo(WIDTH, depth) for depth in (1, 2, 3, 4, 16)} | {
+    f"bypass{depth}": lambda depth=depth: BypassFifo(WIDTH, depth) for depth in (4, 16)}
+CAPACITY = {"stage": 2, "fifo1": 1, "fifo2": 2, "fifo3": 3, "fifo4": 4, "fifo16": 16, "bypass4": 4, "bypass16": 16}
 
 
 def payloads(count=COUNT, seed=SEED):
@@ -128,6 +129,12 @@ def test_queue_is_empty_after_reset(queue):
 def test_fifo_rejects_depth(depth):
     with pytest.raises(ValueError, match="depth must be a positive integer, not"):
         Fifo(8, depth)
+
+
+@pytest.mark.parametrize("depth", [3, -1, 4.5, "4"])
+def test_bypass_fifo_rejects_depth(depth):
+    with pytest.raises(ValueError, match="depth must be an integer of at least 4, not"):
+        BypassFifo(8, depth)
 
 
 def test_chain():

@@ -57,10 +57,10 @@ def test_command_packs_and_unpacks():
     fields = dict(opcode=Opcode.CREATE, context=0xABC, tag=0xBEEF, first_page=0xFFFFFFF,
                   pages=1 << 28, index_bits=31, head_bits=1, layer_bits=30, dtype=Dtype.BF16,
                   codec=Codec.SPECKV, ld_id=15, setting=0x81, per_stream=1, descriptor_base=0x8001,
-                  descriptor=0x1234)
+                  descriptor=0x1234, by_row=1)
     words = pack_command(**fields)
     assert words == [0xBEEF << 32 | 0xABC << 16 | 1, 0xFFFFFFF, 1 << 28,
-                     1 << 56 | 0x81 << 48 | 15 << 40 | 1 << 32 | 1 << 24 | 30 << 16 | 1 << 8 | 31,
+                     1 << 57 | 1 << 56 | 0x81 << 48 | 15 << 40 | 1 << 32 | 1 << 24 | 30 << 16 | 1 << 8 | 31,
                      0x1234 << 16 | 0x8001]
     assert unpack_command(words) == fields
     assert pack_command(opcode=Opcode.NOP) == [0] * 5

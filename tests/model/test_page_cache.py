@@ -6,7 +6,7 @@ import pytest
 from speckv_model.cache.page_cache import PageCache
 from speckv_model.cache.slot_table import set_of
 from speckv_model.config import DeviceConfig
-from speckv_model.constants import LINE_BYTES, PAGE_LINES, Codec, Dtype, PageState
+from speckv_model.constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_LINES, Codec, Dtype, PageState
 from speckv_model.csr.counters import Counters
 from speckv_model.csr.error_log import ErrorLog
 from speckv_model.mover.messages import FetchDone, OpenDone, StreamInfo
@@ -22,11 +22,16 @@ class Movers:
         self.jobs = []
         self.states = {}
 
-    def fetch(self, page, stream):
-        self.jobs.append(("fetch", page))
+    def fetch(self, page, stream, row=None):
         none = np.zeros(PAGE_LINES, bool)
         data = np.full((PAGE_LINES, LINE_BYTES), page, np.uint8)
-        return FetchDone(self.states.get(page, PageState.SEALED), False, none, none, data)
+        state = self.states.get(page, PageState.SEALED)
+        if row is None or state != PageState.SEALED:
+            self.jobs.append(("fetch", page))
+            return FetchDone(state, False, none, none, data)
+        self.jobs.append(("fetch", page, row))
+        data[np.arange(PAGE_LINES) // ROW_LINES != row] = 0
+        return FetchDone(state, False, none, none, data, np.arange(PAGE_ROWS) == row)
 
     def open(self, page, stream):
         self.jobs.append(("open", page))
@@ -170,3 +175,40 @@ def test_sets_are_all_used(pages, ways):
     # The same index in many streams does not meet in one set.
     strided = {set_of(config, stream * config.cache_sets) for stream in range(config.cache_sets)}
     assert strided == set(range(config.cache_sets))
+
+
+BY_ROW = STREAM._replace(by_row=True)
+
+
+def test_rows_are_fetched_as_they_are_read():
+    rig = Rig(4, 4)
+
+    def read(*lines):
+        rig.movers.jobs.clear()
+        data, poison = rig.cache.read(7, BY_ROW, np.array(lines))
+        assert (data == 7).all() and not np.any(poison)
+        return list(rig.movers.jobs)
+
+    assert read(5) == [("fetch", 7, 1)]
+    assert read(4, 5, 6, 7) == []
+    assert read(7, 8, 9, 63, 4) == [("fetch", 7, 2), ("fetch", 7, 15)]
+    assert read(*range(64)) == [("fetch", 7, row) for row in range(16) if row not in (1, 2, 15)]
+    assert read(*range(64)) == []
+
+
+def test_a_write_fetches_the_rest_of_the_page():
+    rig = Rig(4, 4)
+    rig.cache.read(7, BY_ROW, np.array([5]))
+    rig.movers.jobs.clear()
+    rig.cache.write(7, BY_ROW, np.array([9]), np.full((1, LINE_BYTES), 1, np.uint8), np.array([ALL_BYTES]))
+    assert rig.movers.jobs == [("fetch", 7), ("open", 7)]
+    data, _ = rig.cache.read(7, BY_ROW, np.arange(64))
+    assert (data[9] == 1).all() and (np.delete(data, 9, axis=0) == 7).all()
+
+
+def test_pages_without_single_rows_come_as_a_whole():
+    rig = Rig(4, 4)
+    rig.movers.states[7] = PageState.OPEN
+    rig.cache.read(7, BY_ROW, np.array([5]))
+    rig.cache.read(7, BY_ROW, np.array([50]))
+    assert rig.movers.jobs == [("fetch", 7)]

@@ -53,36 +53,40 @@ class LineStore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         depth = self._config.cache_pages * 64
-        m.submodules.lines = lines = memory.Memory(shape=LINE_BITS, depth=depth, init=[])
+        # No read-before-write logic: users keep reads away from a line that is being written.
+        m.submodules.lines = lines = memory.Memory(shape=LINE_BITS, depth=depth, init=[], attrs={"no_rw_check": 1})
         write_port = lines.write_port(granularity=8)
         read_port = lines.read_port()
 
         def address(where):
             return (where.line | (where.slot << 6))[:max(1, (depth - 1).bit_length())]
 
-        fill_turn = Signal()
+        # Fills and sealing go first and whoever waited goes next: so their `ready` does not depend on the requests,
+        # whose `valid` comes late in the clock.
+        write_turn = Signal()
         use_fill = Signal()
-        m.d.comb += use_fill.eq(self.fill.valid & (fill_turn | ~self.write.valid))
+        m.d.comb += [
+            use_fill.eq(self.fill.valid & ~write_turn),
+            self.fill.ready.eq(~write_turn),
+            self.write.ready.eq(~use_fill),
+        ]
+        m.d.sync += write_turn.eq(use_fill & self.write.valid)
         with m.If(use_fill):
             m.d.comb += [
                 write_port.addr.eq(address(self.fill.p)),
                 write_port.data.eq(self.fill.p.data),
                 write_port.en.eq(~0),
-                self.fill.ready.eq(1),
             ]
-            m.d.sync += fill_turn.eq(0)
         with m.Else():
             m.d.comb += [
                 write_port.addr.eq(address(self.write.p.slot)),
                 write_port.data.eq(self.write.p.data),
                 write_port.en.eq(Mux(self.write.valid, self.write.p.enable, 0)),
-                self.write.ready.eq(1),
             ]
-            m.d.sync += fill_turn.eq(self.fill.valid)
 
         pending = Signal()
         pending_seal = Signal()
-        seal_turn = Signal()
+        read_turn = Signal()
         use_seal = Signal()
         free = Signal()
         m.d.comb += [
@@ -91,7 +95,7 @@ class LineStore(wiring.Component):
             self.seal_data.payload.eq(read_port.data),
             self.seal_data.valid.eq(pending & pending_seal),
             free.eq(~pending | transfer(self.read_data) | transfer(self.seal_data)),
-            use_seal.eq(self.seal_read.valid & (seal_turn | ~self.read.valid)),
+            use_seal.eq(self.seal_read.valid & ~read_turn),
             self.seal_read.ready.eq(free & use_seal),
             self.read.ready.eq(free & ~use_seal),
             read_port.addr.eq(Mux(use_seal, address(self.seal_read.p), address(self.read.p))),
@@ -99,8 +103,8 @@ class LineStore(wiring.Component):
         ]
         with m.If(free):
             m.d.sync += [
-                pending.eq(self.read.valid | self.seal_read.valid),
+                pending.eq(use_seal | self.read.valid),
                 pending_seal.eq(use_seal),
-                seal_turn.eq(self.seal_read.valid & ~use_seal),
+                read_turn.eq(use_seal & self.read.valid),
             ]
         return m

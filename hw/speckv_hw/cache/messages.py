@@ -63,16 +63,14 @@ class SlotState(data.Struct):
     base: 1
     """Lines that were not written since the page opened hold content too."""
     count: 7
-    """Distinct lines written since the page opened."""
+    """How many lines `written` names."""
     written: 64
+    """Lines written since the page opened; of a SEALED page, those that are here."""
     poison: 64
-    missing: 16
-    """Rows of a SEALED page that are not here."""
 
-    def holds(self, line):
-        """Whether `line` holds content rather than zeros."""
-        return (self.state == PageState.SEALED) | (
-            (self.state == PageState.OPEN) & (self.base | self.written.bit_select(line, 1)))
+    def holds(self, written):
+        """Whether a line holds content rather than zeros, whose bit of `written` is the argument."""
+        return (self.state == PageState.SEALED) | ((self.state == PageState.OPEN) & (self.base | written))
 
 
 class CacheEvents(data.Struct):

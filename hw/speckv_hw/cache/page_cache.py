@@ -1,7 +1,7 @@
 """The page cache: every read and write of the host ends here."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.cache.line_store import LineStore
@@ -34,12 +34,24 @@ from speckv_hw.types import (
     SealKind,
     SlotLine,
 )
+from speckv_model.constants import PAGE_LINES, ROW_LINES
 
 __all__ = ["PageCache"]
 
 
+def _ones(bits):
+    """How many of `bits` are set: a tree of adders, since Python's `sum` makes a chain of them."""
+    counts = list(bits)
+    while len(counts) > 1:
+        counts = [left + right for left, right in zip(counts[::2], counts[1::2])] + counts[len(counts) & ~1:]
+    return counts[0]
+
+
 class PageCache(wiring.Component):
     """Decompressed pages on chip; answers reads and writes, and sends the movers to work on a miss.
+
+    Of a page whose context says `by_row`, and that a read finds SEALED with rows that can be had alone, only the rows
+    that are read are fetched; the first write fetches the rest.
 
     Requests take effect in the order in which they were accepted; responses of each kind keep that order. One request
     that hits is served a clock. A request whose page is not there or busy waits at the head of the line, and so do
@@ -109,8 +121,14 @@ class PageCache(wiring.Component):
 
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
-        m.submodules.head = head = Stage(CacheRequest)
-        chain(m, self.request, head)
+        m.submodules.head = head = Stage(data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)}))
+        m.d.comb += [
+            head.i.p.request.eq(self.request.payload),
+            head.i.p.index.eq(set_of(config, self.request.p.page)),
+            head.i.valid.eq(self.request.valid),
+            self.request.ready.eq(head.i.ready),
+            self._slots.line.eq(head.o.p.request.line),
+        ]
         chain(m, self.fill, lines.fill)
         chain(m, self.seal_read, lines.seal_read)
         chain(m, lines.seal_data, self.seal_data)
@@ -124,7 +142,7 @@ class PageCache(wiring.Component):
             self._out[name] = stage.i
         self._connect_reads(m)
 
-        self._request = request = head.o.p
+        self._request = request = head.o.p.request
         self._finish = head.o.ready
         # What the head of the line has already caused.
         self._missed = Signal()
@@ -144,10 +162,10 @@ class PageCache(wiring.Component):
         with m.Elif(self.open_done.valid):
             self._take_open(m)
         with m.Elif(self.prefetch.valid & (~head.o.valid | head_waited)):
-            self._look_at(m, self.prefetch.p.page)
+            self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
             self._prefetch(m)
         with m.Elif(head.o.valid):
-            self._look_at(m, request.page)
+            self._look_at(m, request.page, head.o.p.index)
             m.d.sync += head_waited.eq(~self._finish)
             with m.Switch(request.op):
                 with m.Case(CacheOp.READ):
@@ -178,11 +196,8 @@ class PageCache(wiring.Component):
             lines.read_data.ready.eq(stage.i.ready),
         ]
 
-    def _look_at(self, m, page):
-        m.d.comb += [
-            self._slots.page.eq(page),
-            self._slots.index.eq(set_of(self._config, page)),
-        ]
+    def _look_at(self, m, page, index):
+        m.d.comb += [self._slots.page.eq(page), self._slots.index.eq(index)]
 
     def _look_at_slot(self, m, slot):
         """Looks at the slot of an event; its answer overwrites the slot's state."""
@@ -216,10 +231,16 @@ class PageCache(wiring.Component):
             slots.write_slot.state.eq(done.state),
             slots.write_slot.base.eq(done.base),
             slots.write_slot.written.eq(done.written),
-            slots.write_slot.count.eq(sum(done.written[n] for n in range(64))),
+            slots.write_slot.count.eq(_ones(done.written)),
             slots.write_slot.poison.eq(done.poison),
             self.events.fetched.eq(1),
         ]
+        with m.If(done.single):
+            m.d.comb += [
+                slots.write_slot.written.eq(slots.slot.written | done.written),
+                slots.write_slot.count.eq(slots.slot.count + ROW_LINES),
+                slots.write_slot.poison.eq(slots.slot.poison | done.poison),
+            ]
         self._mark(m, prefetched=slots.flags.prefetched)
 
     def _take_seal(self, m):
@@ -274,8 +295,33 @@ class PageCache(wiring.Component):
             job.p.page.eq(page),
             job.p.stream.eq(info),
         ]
+        if not prefetched:
+            m.d.comb += self._single_row(job)
         with m.If(job.ready):
             self._mark(m, busy=1, prefetched=prefetched)
+
+    def _single_row(self, job):
+        """Asks for the row that the head wants, where that is all it wants."""
+        request = self._request
+        return [
+            job.p.single.eq(request.stream.by_row & (request.op == CacheOp.READ)),
+            job.p.row.eq(request.line >> 2),
+        ]
+
+    def _complete(self, m):
+        """Fetches what the head wants of its page, which is here in part."""
+        slots, job = self._slots, self._out["fetch_job"]
+        m.d.sync += self._missed.eq(1)
+        m.d.comb += [
+            slots.write_way.eq(slots.hit_way),
+            job.valid.eq(1),
+            job.p.slot.eq(self._slot_number(slots.hit_way)),
+            job.p.page.eq(self._request.page),
+            job.p.stream.eq(self._request.stream),
+            *self._single_row(job),
+        ]
+        with m.If(job.ready):
+            self._mark(m, busy=1)
 
     def _miss(self, m):
         """Makes room for the head's page and fetches it; the head tries again until it hits."""
@@ -356,6 +402,8 @@ class PageCache(wiring.Component):
             self._miss(m)
         with m.Elif(slots.hit_flags.busy):
             m.d.sync += self._missed.eq(1)
+        with m.Elif((slots.hit_slot.state == PageState.SEALED) & ~slots.hit_written):
+            self._complete(m)
         with m.Else():
             self._count(m)
             m.d.comb += [
@@ -367,9 +415,9 @@ class PageCache(wiring.Component):
             with m.If(lines.read.ready):
                 m.d.sync += [
                     self._read_source.eq(request.source),
-                    self._read_holds.eq(slots.hit_slot.holds(request.line)),
+                    self._read_holds.eq(slots.hit_slot.holds(slots.hit_written)),
                     self._read_poison.eq((slots.hit_slot.state == PageState.POISONED) |
-                                         slots.hit_slot.poison.bit_select(request.line, 1)),
+                                         slots.hit_poison),
                 ]
 
     def _write(self, m):
@@ -381,6 +429,8 @@ class PageCache(wiring.Component):
             self._miss(m)
         with m.Elif(slots.hit_flags.busy):
             m.d.sync += self._missed.eq(1)
+        with m.Elif((slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)):
+            self._complete(m)
         with m.Elif(self._refused):
             self._refuse_write(m, ErrorKind.NO_ROOM)
         with m.Elif(request.poison & (slot.state == PageState.POISONED)):
@@ -422,7 +472,7 @@ class PageCache(wiring.Component):
         slots, lines, request, slot = self._slots, self._lines, self._request, self._slots.hit_slot
         response = self._out["write_response"]
         line_bit = 1 << request.line
-        is_new = ~slot.written.bit_select(request.line, 1)
+        is_new = ~slots.hit_written
         written = Signal(64)
         seals = Signal()
         full = request.byte_enable.all()
@@ -437,7 +487,7 @@ class PageCache(wiring.Component):
             lines.write.p.slot.slot.eq(self._slot_number(slots.hit_way)),
             lines.write.p.slot.line.eq(request.line),
             # A line without content starts from zeros, so bytes that are not enabled are written as zeros.
-            lines.write.p.enable.eq(Mux(slot.holds(request.line), request.byte_enable, ~0)),
+            lines.write.p.enable.eq(Mux(slot.holds(slots.hit_written), request.byte_enable, ~0)),
             response.valid.eq(transfer(lines.write)),
             response.p.source.eq(request.source),
             self._finish.eq(transfer(lines.write)),

@@ -1,6 +1,9 @@
 """What the page cache knows of its slots."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -20,6 +23,12 @@ def set_of(config, page):
     for low in range(bits, config.page_bits, bits):
         folded = folded ^ page[low:min(low + bits, config.page_bits)]
     return folded
+
+
+def _select(chosen, values):
+    """The one of `values` whose bit of `chosen` is set, zero if none is: an and-or, since at most one is."""
+    values = [Value.cast(value) for value in values]
+    return reduce(or_, (value & bit.replicate(len(value)) for bit, value in zip(chosen, values)))
 
 
 class SlotFlags(data.Struct):
@@ -48,8 +57,12 @@ class SlotTable(wiring.Component):
     -------
     index, page : In
         The set to look at and the page to look for in it.
+    line : In
+        A line of that page.
     hit, hit_way, hit_slot, hit_flags : Out
-        Whether and where the page is, and what the slot says.
+        Whether and where the page is, and what the slot says; zeros where it is not.
+    hit_written, hit_poison : Out
+        The bits of `line` in `hit_slot`.
     way, slot, flags : In, Out, Out
         Another way of the same set to look at: that of an event.
     victim, victim_way, victim_dirty, victim_slot : Out
@@ -68,10 +81,13 @@ class SlotTable(wiring.Component):
         super().__init__({
             "index": In(range(max(2, config.cache_sets))),
             "page": In(PAGE_WIDTH),
+            "line": In(6),
             "hit": Out(1),
             "hit_way": Out(ways),
             "hit_slot": Out(SlotState),
             "hit_flags": Out(SlotFlags),
+            "hit_written": Out(1),
+            "hit_poison": Out(1),
             "way": In(ways),
             "slot": Out(SlotState),
             "flags": Out(SlotFlags),
@@ -112,14 +128,16 @@ class SlotTable(wiring.Component):
             flags.append(bits[self.index])
 
         matches = Cat(flag.valid & (state.page == self.page) for flag, state in zip(flags, states))
-        m.d.comb += self.hit.eq(matches.any())
+        m.d.comb += [
+            self.hit.eq(matches.any()),
+            self.hit_way.eq(_select(matches, [Const(way, len(self.hit_way)) for way in range(ways)])),
+            self.hit_slot.eq(_select(matches, states)),
+            self.hit_flags.eq(_select(matches, flags)),
+            # Beside the comparison rather than behind it.
+            self.hit_written.eq(_select(matches, [state.written.bit_select(self.line, 1) for state in states])),
+            self.hit_poison.eq(_select(matches, [state.poison.bit_select(self.line, 1) for state in states])),
+        ]
         for way in range(ways):
-            with m.If(matches[way]):
-                m.d.comb += [
-                    self.hit_way.eq(way),
-                    self.hit_slot.eq(states[way]),
-                    self.hit_flags.eq(flags[way]),
-                ]
             with m.If(self.way == way):
                 m.d.comb += [self.slot.eq(states[way]), self.flags.eq(flags[way])]
 

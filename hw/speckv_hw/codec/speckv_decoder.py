@@ -2,7 +2,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..stream import Fifo, chain
+from ..stream import Fifo, Stage, chain
 from ..types import LINE_BITS, DecodeStart
 from .dequantiser import Dequantiser
 from .narrow import Narrow
@@ -24,7 +24,7 @@ class SpeckvDecoder(wiring.Component):
 
     ::
 
-        stored -> PageReader --body---> Narrow ---> Unpacker -> RunExpander -> Dequantiser -> Widen -> lines
+        stored -> PageReader --body---> Narrow ---> Unpacker -> Stage -> RunExpander -> Dequantiser -> Widen -> lines
                              --header-> RowReader --^
 
     Parameters
@@ -58,6 +58,8 @@ class SpeckvDecoder(wiring.Component):
         m.submodules.rows = rows = RowReader(lanes)
         m.submodules.narrow = narrow = Narrow(LINE_BITS, 8 * lanes)
         m.submodules.unpacker = unpacker = Unpacker(lanes // 2, RowTag)
+        # Cuts the chain of `ready` that would reach from the lines back to the headers.
+        m.submodules.fragments = fragments = Stage(unpacker.o.payload.shape())
         m.submodules.expander = expander = RunExpander(lanes)
         m.submodules.dequantiser = dequantiser = Dequantiser(lanes)
         m.submodules.widen = widen = Widen(16 * lanes, LINE_BITS)
@@ -66,7 +68,7 @@ class SpeckvDecoder(wiring.Component):
         chain(m, self.stored, page.stored)
         chain(m, page.header, headers, rows.header)
         chain(m, rows, unpacker.requests)
-        chain(m, page.body, narrow, unpacker, expander, dequantiser, widen)
+        chain(m, page.body, narrow, unpacker, fragments, expander, dequantiser, widen)
         m.d.comb += [
             self.lines.payload.eq(widen.o.payload.data),
             self.lines.valid.eq(widen.o.valid),

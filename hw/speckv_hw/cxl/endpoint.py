@@ -7,10 +7,11 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.cache.messages import CacheOp, CacheRequest, PrefetchProposal, ReadResponse, Source, WriteResponse
 from speckv_hw.config import DeviceConfig
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
-from speckv_hw.stream import Arbiter, Fifo, Stage, chain, transfer
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, chain, transfer
 from speckv_hw.table.context import lookup_layout, result_layout
 from speckv_hw.types import (
     LINE_BITS,
+    PAGE_WIDTH,
     DevLoad,
     DrsOpcode,
     ErrorKind,
@@ -18,6 +19,7 @@ from speckv_hw.types import (
     MetaField,
     MetaValue,
     NdrOpcode,
+    ReqOpcode,
     RwdOpcode,
     StreamInfo,
 )
@@ -59,6 +61,21 @@ class Access(data.Struct):
 class _TimedReq(data.Struct):
     req: Req
     time: 16
+
+
+class _DecodedReq(data.Struct):
+    """A Req with all that is to be known of it before it takes its turn.
+
+    None of the first three: its opcode is unknown.
+    """
+    is_read: 1
+    is_hint: 1
+    is_invalidate: 1
+    opcode: ReqOpcode
+    page: PAGE_WIDTH
+    line: 6
+    in_window: 1
+    source: Source
 
 
 class _TimedRwD(data.Struct):
@@ -232,19 +249,16 @@ class Endpoint(wiring.Component):
 
     # From the host
 
-    def _locate(self, access, address):
-        """Window page and line of the host line number `address`."""
+    def _locate(self, address):
+        """Of the host line number `address`: window page, line in it, and whether it is in the window at all."""
         lines = self._config.window_bits - 6
         offset = (address - self.hdm_base[6:])[:46]
-        return [
-            access.page.eq(offset[6:lines]),
-            access.sideband.line.eq(offset[:6]),
-            access.sideband.in_window.eq(~offset[lines:].any() & self.enable),
-        ]
+        return offset[6:lines], offset[:6], ~offset[lines:].any() & self.enable
 
     def _take_reqs(self, m, access):
         depth = self._config.requests_in_flight
-        m.submodules.req_queue = queue = Fifo(_TimedReq, depth)
+        # The queue is passed by where it is empty, which pays for the stage behind it.
+        m.submodules.req_queue = queue = BypassFifo(_TimedReq, depth)
         quarter = depth // 4
         m.d.comb += [
             queue.i.p.req.eq(self.m2s_req.payload),
@@ -255,53 +269,70 @@ class Endpoint(wiring.Component):
         m.d.sync += self._load.eq(Mux(queue.level < quarter, DevLoad.LIGHT,
                                       Mux(queue.level < 2 * quarter, DevLoad.OPTIMAL,
                                           Mux(queue.level < 3 * quarter, DevLoad.MODERATE, DevLoad.SEVERE))))
-        req, source = queue.o.p.req, Signal(Source)
+        m.submodules.req_stage = stage = Stage(_DecodedReq)
+        self._decode_req(m, queue.o.p, stage.i.p)
+        m.d.comb += [stage.i.valid.eq(queue.o.valid), queue.o.ready.eq(stage.i.ready)]
+
+        req, source = stage.o.p, stage.o.p.source
         has_drs, take_drs = self._drs_room
         has_ndr, take_ndr = self._req_ndr_room
-        unknown = ~(req.is_read() | req.is_hint() | req.is_invalidate())
+        unknown = ~(req.is_read | req.is_hint | req.is_invalidate)
         error = self._req_error
         m.d.comb += [
-            source.tag.eq(req.tag),
-            source.ld_id.eq(req.ld_id),
-            source.time.eq(queue.o.p.time),
-            source.completes.eq(req.is_read() & req.wants_state()),
-            source.completion.eq(NdrOpcode.CMP),
-            access.p.ld_id.eq(req.ld_id),
-            access.p.sideband.is_hint.eq(req.is_hint()),
+            access.p.ld_id.eq(source.ld_id),
+            access.p.page.eq(req.page),
+            access.p.sideband.line.eq(req.line),
+            access.p.sideband.in_window.eq(req.in_window),
+            access.p.sideband.is_hint.eq(req.is_hint),
             access.p.sideband.source.eq(source),
-            self._locate(access.p, req.address[1:]),
             self._completed_req.payload.eq(source),
             error.p.kind.eq(ErrorKind.BAD_REQ_OPCODE),
-            error.p.address.eq(Cat(Signal(6), access.p.sideband.line, access.p.page)),
+            error.p.address.eq(Cat(Signal(6), req.line, req.page)),
             error.p.detail.eq(req.opcode),
-            take_drs.eq(transfer(access) & req.is_read()),
+            take_drs.eq(transfer(access) & req.is_read),
             take_ndr.eq((transfer(access) & source.completes) | transfer(self._completed_req)),
-            self.events.read.eq(transfer(queue.o) & req.is_read()),
-            self.events.hint.eq(transfer(queue.o) & req.is_hint()),
-            self.events.invalidate.eq(transfer(queue.o) & req.is_invalidate()),
-            self._unknown_req.eq(transfer(queue.o) & unknown),
+            self.events.read.eq(transfer(stage.o) & req.is_read),
+            self.events.hint.eq(transfer(stage.o) & req.is_hint),
+            self.events.invalidate.eq(transfer(stage.o) & req.is_invalidate),
+            self._unknown_req.eq(transfer(stage.o) & unknown),
         ]
-        with m.If(req.meta_field == MetaField.META0_STATE):
+        with m.If(req.is_read):
+            m.d.comb += [
+                access.valid.eq(stage.o.valid & has_drs & (has_ndr | ~source.completes)),
+                stage.o.ready.eq(transfer(access)),
+            ]
+        with m.Elif(req.is_hint):
+            m.d.comb += [access.valid.eq(stage.o.valid), stage.o.ready.eq(access.ready)]
+        with m.Else():
+            m.d.comb += [
+                self._completed_req.valid.eq(stage.o.valid & has_ndr & (~unknown | error.ready)),
+                error.valid.eq(unknown & stage.o.valid & has_ndr & self._completed_req.ready),
+                stage.o.ready.eq(transfer(self._completed_req)),
+            ]
+
+    def _decode_req(self, m, timed, decoded):
+        req, source = timed.req, decoded.source
+        page, line, in_window = self._locate(req.address[1:])
+        m.d.comb += [
+            decoded.is_read.eq(req.is_read()),
+            decoded.is_hint.eq(req.is_hint()),
+            decoded.is_invalidate.eq(req.is_invalidate()),
+            decoded.opcode.eq(req.opcode),
+            decoded.page.eq(page),
+            decoded.line.eq(line),
+            decoded.in_window.eq(in_window),
+            source.tag.eq(req.tag),
+            source.ld_id.eq(req.ld_id),
+            source.time.eq(timed.time),
+            source.completes.eq(req.is_read() & req.wants_state()),
+            source.completion.eq(NdrOpcode.CMP),
+        ]
+        with m.If((req.is_read() | req.is_invalidate()) & (req.meta_field == MetaField.META0_STATE)):
             with m.Switch(req.meta_value):
                 with m.Case(MetaValue.ANY):
                     m.d.comb += source.completion.eq(NdrOpcode.CMP_E)
                 with m.Case(MetaValue.SHARED):
                     m.d.comb += source.completion.eq(NdrOpcode.CMP_S)
-        with m.If(req.is_read()):
-            m.d.comb += [
-                access.valid.eq(queue.o.valid & has_drs & (has_ndr | ~source.completes)),
-                queue.o.ready.eq(transfer(access)),
-            ]
-        with m.Elif(req.is_hint()):
-            m.d.comb += [access.valid.eq(queue.o.valid), queue.o.ready.eq(access.ready)]
-        with m.Else():
-            m.d.comb += [
-                self._completed_req.valid.eq(queue.o.valid & has_ndr & (~unknown | error.ready)),
-                error.valid.eq(unknown & queue.o.valid & has_ndr & self._completed_req.ready),
-                queue.o.ready.eq(transfer(self._completed_req)),
-            ]
-            with m.If(unknown):
-                m.d.comb += source.completion.eq(NdrOpcode.CMP)
 
     def _take_rwds(self, m, access):
         m.submodules.rwd_queue = queue = Fifo(_TimedRwD, min(self._config.requests_in_flight, RESPONSE_ROOM))
@@ -315,6 +346,7 @@ class Endpoint(wiring.Component):
         has_ndr, take_ndr = self._rwd_ndr_room
         error = self._rwd_error
         completed = self._completed_rwd
+        page, line, in_window = self._locate(rwd.address)
         m.d.comb += [
             source.channel.eq(1),
             source.tag.eq(rwd.tag),
@@ -326,10 +358,12 @@ class Endpoint(wiring.Component):
             access.p.sideband.byte_enable.eq(Mux(rwd.is_partial(), rwd.byte_enable, ~0)),
             access.p.sideband.poison.eq(rwd.poison),
             access.p.sideband.source.eq(source),
-            self._locate(access.p, rwd.address),
+            access.p.page.eq(page),
+            access.p.sideband.line.eq(line),
+            access.p.sideband.in_window.eq(in_window),
             completed.payload.eq(source),
             error.p.kind.eq(ErrorKind.BAD_RWD_OPCODE),
-            error.p.address.eq(Cat(Signal(6), access.p.sideband.line, access.p.page)),
+            error.p.address.eq(Cat(Signal(6), line, page)),
             error.p.detail.eq(rwd.opcode),
             take_ndr.eq(transfer(queue.o)),
             self.events.write.eq(transfer(queue.o) & (rwd.opcode == RwdOpcode.MEM_WR)),

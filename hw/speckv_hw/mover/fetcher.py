@@ -1,6 +1,6 @@
 """Brings pages from DRAM into the page cache."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -27,6 +27,7 @@ from speckv_hw.types import (
     TableRequest,
     TableResponse,
 )
+from speckv_model.codec.fixed import SETTINGS
 
 __all__ = ["Fetcher", "FetcherEvents"]
 
@@ -46,6 +47,12 @@ class _Pending(data.Struct):
     state: PageState
     codec: Codec
     stream: StreamInfo
+    single: 1
+    """Only row `row` is on its way."""
+    row: 4
+    rate: 5
+    """Of a single row, its length in units of 8 bytes; it begins `skip` of them into the first line."""
+    skip: 3
     lines: 7
     """0 where nothing is stored."""
     crc: 32
@@ -60,9 +67,12 @@ class Fetcher(wiring.Component):
     page's `done` comes after its last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages
     need no DRAM access.
 
+    A single row of a `fixed` page is read, checked by its own check and decoded alone, where the job wants that.
+
     What goes wrong makes the page POISONED in the cache, and an error record: check bits or owner of the entry
     (ENTRY_CORRUPT), CRC of what is stored (PAGE_CORRUPT). Where DRAM answers with an error (MEMORY_READ) the
-    lines concerned are poison: one by one for `raw` and OPEN pages, all for other codecs.
+    lines concerned are poison: one by one for `raw` and OPEN pages, all for other codecs. So are those of a single row
+    whose check is wrong (PAGE_CORRUPT).
 
     Members
     -------
@@ -104,6 +114,12 @@ class Fetcher(wiring.Component):
         info = self.job.p.stream
         found = Signal(_Pending)
         bad = Signal(ErrorKind)
+        alone = self.job.p.single & (entry.state == PageState.SEALED) & (entry.codec == Codec.FIXED)
+        rate = Mux(entry.lines[1:] < SETTINGS.start, SETTINGS.start,
+                   Mux(entry.lines[1:] > SETTINGS[-1], SETTINGS[-1], entry.lines[1:]))
+        # In units of 8 bytes, of which a line has eight.
+        begin, end = Signal(9), Signal(9)
+        m.d.comb += [begin.eq(self.job.p.row * rate), end.eq(begin + rate)]
         has_length = (entry.lines != 0) & (entry.lines <= MAX_STORED_LINES)
         with m.If(fault == TableFault.MEMORY):
             m.d.comb += bad.eq(ErrorKind.MEMORY_READ)
@@ -130,9 +146,20 @@ class Fetcher(wiring.Component):
                     found.lines.eq(Mux((bad == ErrorKind.NONE) & entry.has_place(), entry.lines, 0)),
                     found.state.eq(entry.state),
                     found.bad.eq(bad),
+                    found.single.eq(0),
+                    found.row.eq(self.job.p.row),
+                    found.rate.eq(rate),
+                    found.skip.eq(begin[:3]),
                     self.read_request.p.line.eq(first_line(self._config, entry.place)),
                     self.read_request.p.count.eq(entry.lines),
                 ]
+                with m.If((bad == ErrorKind.NONE) & alone):
+                    m.d.sync += [
+                        found.single.eq(1),
+                        found.lines.eq((end + 7 >> 3) - begin[3:]),
+                        self.read_request.p.line.eq(first_line(self._config, entry.place) + begin[3:]),
+                        self.read_request.p.count.eq((end + 7 >> 3) - begin[3:]),
+                    ]
                 with m.If(self.table_response.valid):
                     with m.If((bad == ErrorKind.NONE) & entry.has_place()):
                         m.next = "READ"
@@ -160,13 +187,16 @@ class Fetcher(wiring.Component):
         filled = Signal(7)
         outcome = Signal(FetchDone)
         header = data.View(SpillHeader, stored.o.p.data)
+        # Lines that a SEALED page gets.
+        here = Signal(64)
+        m.d.comb += here.eq(Mux(page.single, Const(0xF, 64) << (page.row << 2), ~0))
         m.d.comb += [
             checksum.line.eq(stored.o.p.data),
             checksum.valid.eq(transfer(stored.o)),
             self.events.line_in.eq(transfer(stored.o)),
             self.events.line_out.eq(transfer(self.fill)),
             self.fill.p.slot.eq(page.slot),
-            self.fill.p.line.eq(filled),
+            self.fill.p.line.eq(Mux(page.single, Cat(filled[:2], page.row), filled)),
             error.p.address.eq(page.page << 12),
             self.done.payload.eq(outcome),
         ]
@@ -186,6 +216,7 @@ class Fetcher(wiring.Component):
                     outcome.eq(0),
                     outcome.slot.eq(page.slot),
                     outcome.state.eq(page.state),
+                    outcome.single.eq(page.single),
                 ]
                 with m.If(pending.valid):
                     with m.If(page.bad != ErrorKind.NONE):
@@ -200,6 +231,9 @@ class Fetcher(wiring.Component):
                             decoder.start.p.codec.eq(page.codec),
                             decoder.start.p.dtype.eq(page.stream.dtype),
                             decoder.start.p.lines.eq(page.lines),
+                            decoder.start.p.single.eq(page.single),
+                            decoder.start.p.rate.eq(page.rate),
+                            decoder.start.p.skip.eq(page.skip),
                         ]
                         with m.If(decoder.start.ready):
                             m.next = "SEALED"
@@ -240,14 +274,20 @@ class Fetcher(wiring.Component):
                         m.d.sync += line_errors.eq(~0)
                     with m.Elif(~received[6]):
                         m.d.sync += line_errors.bit_select(received[:6], 1).eq(1)
-                with m.If((received == page.lines) & filled[6]):
+                with m.If((received == page.lines) & Mux(page.single, filled[2], filled[6])):
+                    m.d.sync += outcome.written.eq(here)
                     m.next = "JUDGE"
 
             with m.State("JUDGE"):
-                m.d.sync += outcome.poison.eq(line_errors)
+                m.d.sync += outcome.poison.eq(line_errors & here)
                 with m.If(any_error):
                     m.d.comb += [error.valid.eq(1), error.p.kind.eq(ErrorKind.MEMORY_READ)]
                     with m.If(error.ready):
+                        m.next = "DONE"
+                with m.Elif(page.single):
+                    m.d.comb += [error.valid.eq(decoder.bad_row), error.p.kind.eq(ErrorKind.PAGE_CORRUPT)]
+                    m.d.sync += outcome.poison.eq(here & decoder.bad_row.replicate(64))
+                    with m.If(error.ready | ~decoder.bad_row):
                         m.next = "DONE"
                 with m.Elif(checksum.crc != page.crc):
                     m.d.comb += [error.valid.eq(1), error.p.kind.eq(ErrorKind.PAGE_CORRUPT)]

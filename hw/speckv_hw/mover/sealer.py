@@ -9,6 +9,7 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import SpillHeader, first_line
 from speckv_hw.mover.seal_finisher import SealFinisher, SealOutcome
+from speckv_hw.pool.first_one import first_one
 from speckv_hw.stream import Fifo, Stage, chain, transfer
 from speckv_hw.table.descriptor import Encoding, EncodingRequest
 from speckv_hw.types import (
@@ -264,9 +265,8 @@ class Sealer(wiring.Component):
     def _last_line(self, m):
         """Highest line of the job's page that holds content."""
         last = Signal(6)
-        for line in range(64):
-            with m.If(self.job.p.written[line] | self.job.p.base):
-                m.d.comb += last.eq(line)
+        any_written, from_the_end = first_one(self.job.p.written[::-1])
+        m.d.comb += last.eq(Mux(self.job.p.base, 63, Mux(any_written, 63 - from_the_end, 0)))
         return last
 
     def _encoding(self, m):
@@ -328,7 +328,8 @@ class Sealer(wiring.Component):
     def _page_buffer(self, m, encoder):
         """Takes the encoded page in any order; while `_read_stored` it gives lines `_first_stored` to `_last_stored`,
         then those from 0 on."""
-        m.submodules.buffer = buffer = memory.Memory(shape=LINE_BITS, depth=64, init=[])
+        # What is read while the encoder writes is not used: lines leave only after its result.
+        m.submodules.buffer = buffer = memory.Memory(shape=LINE_BITS, depth=64, init=[], attrs={"no_rw_check": 1})
         write_port = buffer.write_port()
         read_port = buffer.read_port()
         self._read_stored = Signal()

@@ -39,6 +39,7 @@ def measure(block, config, directory, *, with_route=True, timeout=1800):
         `cells`, `status` (``ok`` or what went wrong) and `seconds` it took.
     """
     result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells")) | {"status": "ok"}
+    by_module = block == "device"
     place = directory / block
     place.mkdir(parents=True, exist_ok=True)
     kept = place / "result.json"
@@ -48,12 +49,12 @@ def measure(block, config, directory, *, with_route=True, timeout=1800):
             verilog = verilog_of(config, BLOCKS[block](config))
         except Exception as error:  # A block that cannot be built must not hide the others' results.
             return result | {"status": f"build: {type(error).__name__}: {error}", "seconds": 0}
-    key = hashlib.sha256(json.dumps([flow.recipe(verilog), with_route]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([flow.recipe(verilog, by_module), with_route]).encode()).hexdigest()
     if kept.exists() and (old := json.loads(kept.read_text()))["key"] == key:
         return old["result"]
     try:
         with CONSOLE.status(f"{block}: synthesis"):
-            result |= flow.synthesise(verilog, place, timeout)
+            result |= flow.synthesise(verilog, place, timeout, by_module=by_module)
         if with_route:
             with CONSOLE.status(f"{block}: place and route"):
                 result |= flow.route(result, place, timeout)

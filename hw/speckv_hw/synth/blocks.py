@@ -38,7 +38,7 @@ BLOCKS = {
     "speckv_decoder": lambda config: SpeckvDecoder(config.lanes),
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
-    "page_table": lambda config: PageTable(config, clients=4),
+    "page_table": lambda config: PageTable(config, clients=5),
     "pool_allocator": PoolAllocator,
     "memory_port": MemoryPort,
     "device": Device,

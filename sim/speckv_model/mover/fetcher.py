@@ -25,8 +25,8 @@ class Fetcher:
     the next fetch. Where DRAM answers with an error the lines concerned are poison in the cache only: one by one for
     `raw` and OPEN pages, all for other codecs and where the header of an OPEN page is lost.
 
-    A row of a page that is stored as `fixed` can be fetched alone. It has a check of its own; a row that fails it, and one
-    of which a line was answered with an error, is poison.
+    A row of a page that is stored as `fixed` can be fetched alone. It has a check of its own; a row that fails it, and
+    one of which a line was answered with an error, is poison.
 
     What was decoded lately is kept, found by the stored bytes themselves: that only saves time.
 
