@@ -12,12 +12,18 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.types import ErrorKind, FetchDone, FillLine, OpenDone, OpenKind, PageState, SealDone, SealKind, SlotLine
 
 ALL = 2**64 - 1
-INFO = {"context": 3, "codec": 0, "dtype": 0}
+BY_ROW = (6, 9, 5000)
+"""Pages of a context that wants single rows."""
+
+
+def info(page):
+    return {"context": 3, "codec": 0, "dtype": 0, "by_row": page in BY_ROW}
 
 
 def request(op, page, line=0, *, value=0, enable=ALL, poison=0, tag=0):
     return CacheRequest.const({
-        "op": op, "page": page, "line": line, "data": value, "byte_enable": enable, "poison": poison, "stream": INFO,
+        "op": op, "page": page, "line": line, "data": value, "byte_enable": enable, "poison": poison,
+        "stream": info(page),
         "source": {"channel": 0, "tag": tag, "ld_id": 0, "completes": 0, "completion": 0, "time": 0}})
 
 
@@ -64,7 +70,7 @@ class Store:
         while True:
             job = await self.take(ctx, dut.fetch_job)
             self.log.append(("fetch", job.page))
-            done = {"slot": job.slot, "state": PageState.EMPTY, "base": 0, "written": 0, "poison": 0}
+            done = {"slot": job.slot, "state": PageState.EMPTY, "base": 0, "written": 0, "poison": 0, "single": 0}
             lines = {}
             if job.page in self.poisoned:
                 done["state"] = PageState.POISONED
@@ -73,7 +79,11 @@ class Store:
                 done["state"] = PageState.OPEN
             elif job.page in self.sealed:
                 lines = self.sealed[job.page]
-                done["state"] = PageState.SEALED
+                done["state"], done["written"] = PageState.SEALED, ALL
+                if job.single:
+                    self.log.append(("row", job.page))
+                    done["single"], done["written"] = 1, 0xF << 4 * job.row
+                    lines = {line: lines[line] for line in range(4 * job.row, 4 * job.row + 4)}
             for line, value in lines.items():
                 # Seldom a pause, since most clocks of a run would otherwise go by here.
                 if self.rng.random() < 0.1:
@@ -270,7 +280,7 @@ def test_random_traffic(pages, ways, room, stall):
         while True:
             await ctx.tick().repeat(hint_rng.randrange(1, 60))
             ctx.set(dut.prefetch.payload, PrefetchProposal.const({
-                "page": hint_rng.choice([5, 6, 7, 9, 13, 21, 5000, 60000]), "stream": INFO}))
+                "page": (page := hint_rng.choice([5, 6, 7, 9, 13, 21, 5000, 60000])), "stream": info(page)}))
             ctx.set(dut.prefetch.valid, 1)
             await ctx.tick().until(dut.prefetch.ready)
             ctx.set(dut.prefetch.valid, 0)
@@ -287,7 +297,8 @@ def test_random_traffic(pages, ways, room, stall):
                  dut.error],
         clocks=60_000)
     kinds = {kind for kind, _ in store.log}
-    assert {"fetch", "open", "free", "seal"} <= kinds
+    assert {"fetch", "open", "free", "seal", "row"} <= kinds
+    assert {page for kind, page in store.log if kind == "row"} <= set(BY_ROW)
     if pages < 8:
         assert "spill" in kinds
     if room < 99:

@@ -6,6 +6,8 @@ from speckv_model.constants import PAGE_LINES
 
 from ..stream import Fifo, transfer
 from ..types import LINE_BITS, SETTING_WIDTH, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
+from .lossless_encoder import LosslessEncoder
+from .quantised_encoder import QuantisedEncoder
 from .raw_encoder import RawEncoder
 from .speckv_encoder import SpeckvEncoder
 
@@ -50,9 +52,7 @@ class PageEncoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.raw = raw = RawEncoder()
-        encoders = {}
-        if self._config.has_codec(Codec.SPECKV.value):
-            m.submodules.speckv = encoders[Codec.SPECKV] = SpeckvEncoder(self._config.lanes)
+        encoders = self._encoders(m)
 
         m.submodules.order = order = Fifo(Codec, _PAGES)
         codec = Signal(Codec)
@@ -78,6 +78,7 @@ class PageEncoder(wiring.Component):
         def feed(encoder):
             m.d.comb += [
                 encoder.lines.payload.data.eq(self.lines.payload),
+                encoder.lines.payload.codec.eq(codec),
                 encoder.lines.payload.dtype.eq(dtype),
                 encoder.lines.payload.setting.eq(setting),
                 encoder.lines.valid.eq(self.lines.valid & busy),
@@ -94,10 +95,26 @@ class PageEncoder(wiring.Component):
 
         for connect, selected in ((feed, codec), (drain, order.o.payload)):
             with m.Switch(selected):
-                for name, encoder in encoders.items():
-                    with m.Case(name):
+                for codecs, encoder in encoders:
+                    with m.Case(*codecs):
                         connect(encoder)
                 with m.Default():
                     connect(raw)
         m.d.comb += order.o.ready.eq(transfer(self.result))
         return m
+
+    def _encoders(self, m):
+        """Encoders beside that of `raw`: pairs of the codecs that one encodes and itself."""
+        lanes, has = self._config.lanes, self._config.has_codec
+        encoders = []
+        if has(Codec.SPECKV.value):
+            m.submodules.speckv = speckv = SpeckvEncoder(lanes)
+            encoders.append(([Codec.SPECKV], speckv))
+        if has(Codec.LOSSLESS.value):
+            m.submodules.lossless = lossless = LosslessEncoder(lanes)
+            encoders.append(([Codec.LOSSLESS], lossless))
+        quantised = [codec for codec in (Codec.FIXED, Codec.VARIABLE) if has(codec.value)]
+        if quantised:
+            m.submodules.quantised = encoder = QuantisedEncoder(lanes)
+            encoders.append((quantised, encoder))
+        return encoders

@@ -8,7 +8,7 @@ from amaranth.lib import data, enum
 
 from speckv_model.constants import PAGE_ROWS, ROW_BYTES, ROW_VALUES
 
-from ..types import LINE_BITS, SETTING_WIDTH, Dtype
+from ..types import LINE_BITS, SETTING_WIDTH, Codec, Dtype
 from .float16 import EXPONENT_BITS
 
 RECIPROCAL_BITS = 20
@@ -20,6 +20,7 @@ __all__ = ["RECIPROCAL_BITS", "PageLine", "RowForm", "RowMaximum", "RowScale", "
 class PageLine(data.Struct):
     """A line of a page that is to be encoded; every page has 64."""
     data: LINE_BITS
+    codec: Codec
     dtype: Dtype
     setting: SETTING_WIDTH
     """What the codec is told."""
