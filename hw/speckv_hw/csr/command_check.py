@@ -82,7 +82,8 @@ class CommandCheck(wiring.Component):
         command, descriptors = self.command, self._config.descriptors
         is_load = command.opcode == Opcode.LOAD_DESCRIPTOR.value
         stream_bits = command.head_bits + command.layer_bits + 1
-        # The last number is that of the last stream that the range reaches, unless the geometry ends before.
+        # The last number is that of the last stream that the range reaches, unless the geometry ends before. Where no
+        # descriptor is to be loaded `last` wraps around, beyond every table.
         first = Signal(16)
         last = Signal(PAGE_WIDTH + 1)
         limit = Signal(range(2 * descriptors))
@@ -97,5 +98,5 @@ class CommandCheck(wiring.Component):
             m.d.sync += limit.eq(descriptors)
         m.d.sync += [
             self.faults.streams.eq(command.per_stream & (first + last >= descriptors) & (first + limit >= descriptors)),
-            self.faults.descriptors.eq(found.empty | (first + last >= descriptors)),
+            self.faults.descriptors.eq(first + last >= descriptors),
         ]
