@@ -1,0 +1,119 @@
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..stream import transfer
+from ..types import LINE_BITS
+from .payloads import chunk
+
+__all__ = ["WordUnpacker"]
+
+WORD_BITS = 32
+LINE_WORDS = LINE_BITS // WORD_BITS
+
+
+class WordUnpacker(wiring.Component):
+    """Cuts the lines of a page into fragments of 32-bit words.
+
+    Latency 3 clocks, one fragment a clock; order kept. A page's first request says how many words of its first line are
+    skipped; where the first fragment would reach into the second line, a request that is `empty` must come before it. Lines up to the page's last one are used up whether they are asked for or not; what is asked for beyond
+    them is zero. Empty on reset.
+
+    Parameters
+    ----------
+    tag : shape-like
+        What goes with a fragment.
+
+    Members
+    -------
+    i : In(stream(chunk(512)))
+        The `last` line ends the page.
+    requests : In(stream)
+        `count` (words, 0 to 16), `tag`, `first` and `last` of the page; of a first one `skip` and `body`: whether the page
+        has any lines; `empty`: no fragment is wanted, only the first line.
+    o : Out(stream)
+        `data`, of which words from the count on are meaningless, and `tag`.
+    """
+
+    latency = 3
+
+    def __init__(self, tag):
+        super().__init__({
+            "i": In(stream.Signature(chunk(LINE_BITS))),
+            "requests": In(stream.Signature(self.request_layout(tag))),
+            "o": Out(stream.Signature(data.StructLayout({"data": LINE_BITS, "tag": tag}))),
+        })
+
+    @staticmethod
+    def request_layout(tag):
+        return data.StructLayout({"count": range(LINE_WORDS + 1), "tag": tag, "first": 1, "last": 1,
+                                  "skip": range(LINE_WORDS), "body": 1, "empty": 1})
+
+    def elaborate(self, platform):
+        m = Module()
+        request = self.requests.payload
+        advance = Signal()
+        m.d.comb += advance.eq(~self.o.valid | self.o.ready)
+
+        # `held` is the line of which words from `at` on are left, if `has_held`.
+        held = Signal(LINE_BITS)
+        at = Signal(range(LINE_WORDS))
+        has_held = Signal()
+        ended = Signal()
+        surplus = Signal()
+        offset = Signal.like(at)
+        m.d.comb += offset.eq(Mux(request.first, request.skip, at))
+        has_some = has_held & ~request.first
+        used_up = Mux(request.first, ~request.body, ended)
+        end = offset + request.count
+        needed = request.empty | ((request.count != 0) & (~has_some | (end > LINE_WORDS)))
+        take = needed & ~used_up
+        incoming = Mux(used_up, 0, self.i.payload.data)
+        with m.If(surplus):
+            m.d.comb += self.i.ready.eq(1)
+            with m.If(transfer(self.i) & self.i.payload.last):
+                m.d.sync += surplus.eq(0)
+        with m.Else():
+            m.d.comb += [
+                self.requests.ready.eq(advance & (self.i.valid | ~take)),
+                self.i.ready.eq(advance & self.requests.valid & take),
+            ]
+        with m.If(transfer(self.requests)):
+            all_taken = used_up | (take & self.i.payload.last)
+            m.d.sync += [
+                at.eq(end),
+                ended.eq(all_taken),
+                surplus.eq(~all_taken & request.last),
+                # A line that ends with the fragment is used up.
+                has_held.eq((has_some | needed) & (end[:4] != 0)),
+            ]
+            with m.If(needed):
+                m.d.sync += held.eq(incoming)
+            with m.If(request.first & ~needed):
+                m.d.sync += [at.eq(request.skip), has_held.eq(0)]
+
+        # 1: bring the words together; 2 and 3: rotate the first one to the front
+        valid = Signal(2)
+        tags = [Signal.like(request.tag, name=f"tag{n}") for n in range(2)]
+        data1, data2 = Signal(LINE_BITS), Signal(LINE_BITS)
+        offset1, offset2 = Signal.like(offset), Signal.like(offset)
+        with m.If(advance):
+            m.d.sync += [
+                Cat(valid, self.o.valid).eq(Cat(transfer(self.requests) & ~request.empty, valid)),
+                tags[0].eq(request.tag),
+                tags[1].eq(tags[0]),
+                self.o.payload.tag.eq(tags[1]),
+                offset1.eq(offset),
+                offset2.eq(offset1),
+                data1.eq(Cat(Mux(has_some & (offset <= word), held.word_select(word, WORD_BITS),
+                                 incoming.word_select(word, WORD_BITS)) for word in range(LINE_WORDS))),
+            ]
+            with m.Switch(offset1[:2]):
+                for words in range(4):
+                    with m.Case(words):
+                        m.d.sync += data2.eq(data1.rotate_right(WORD_BITS * words))
+            with m.Switch(offset2[2:]):
+                for words in range(0, LINE_WORDS, 4):
+                    with m.Case(words // 4):
+                        m.d.sync += self.o.payload.data.eq(data2.rotate_right(WORD_BITS * words))
+        return m
