@@ -9,9 +9,10 @@ from speckv_model.codec.variable import UNIT_VALUES
 from speckv_model.constants import ROW_VALUES
 from speckv_model.constants import Dtype as ModelDtype
 
-from ..stream import Fifo, chain, transfer
+from ..stream import Fifo, Stage, chain, transfer
 from ..types import LINE_BITS, DecodeStart
 from .float16 import is_bf16
+from .payloads import chunk
 from .pipeline import delay
 from .quantised_lane import PRODUCT_WIDTH, STEP_WIDTH, LaneShared, QuantisedLane
 from .quantised_reader import PieceTag, QuantisedReader
@@ -46,8 +47,9 @@ def _digits(count):
 class QuantisedDecoder(wiring.Component):
     """Decodes `fixed` and `variable` pages, and single rows of `fixed` ones (``docs/format.md``).
 
-    One beat a clock, successive pages without a gap; `variable` pages too, since the place of each unit follows from the
-    widths in the header. Any stored bytes give 64 lines (four of a single row), and none is left over. Empty on reset.
+    One beat a clock, successive pages without a gap; `variable` pages too, since the place of each unit follows from
+    the widths in the header. Any stored bytes give 64 lines (four of a single row), and none is left over. Empty on
+    reset.
 
     ::
 
@@ -87,7 +89,9 @@ class QuantisedDecoder(wiring.Component):
         m.submodules.unpacker = unpacker = WordUnpacker(PieceTag)
         chain(m, self.start, reader.start)
         chain(m, self.stored, reader.stored)
-        chain(m, reader.body, unpacker.i)
+        # With lines in between the reader sees the next page's header before this page's last words are asked for.
+        m.submodules.ahead = ahead = Stage(chunk(LINE_BITS))
+        chain(m, reader.body, ahead, unpacker.i)
         chain(m, reader.requests, unpacker.requests)
 
         beat = 16 * self._lanes
@@ -119,26 +123,31 @@ class QuantisedDecoder(wiring.Component):
         tag = Signal(PieceTag)
         row = Signal(ROW_BITS)
         full = Signal()
+        half = Signal(LINE_BITS)
+        has_half = Signal()
         place = Signal(range(ROW_VALUES // self._lanes))
         room = Signal(range(_ROOM + 1), init=_ROOM)
         issue = Signal()
         last = place == Mux(tag.variable, UNIT_VALUES // self._lanes - 1, ROW_VALUES // self._lanes - 1)
         m.d.comb += [
             issue.eq(full & (room != 0)),
-            # The first half of a row waits in the unpacker until the row before has left, so that one register does.
-            pieces.ready.eq(~full | (issue & last)),
+            pieces.ready.eq(Mux(pieces.p.tag.last, ~full | (issue & last), ~has_half)),
         ]
         m.d.sync += room.eq(room - issue + transfer(beats.o))
         with m.If(issue):
             m.d.sync += place.eq(Mux(last, 0, place + 1))
-        with m.If(transfer(pieces)):
-            m.d.sync += [tag.eq(pieces.p.tag), full.eq(pieces.p.tag.last)]
-            with m.If(pieces.p.tag.second):
-                m.d.sync += row[LINE_BITS:].eq(pieces.p.data)
-            with m.Else():
-                m.d.sync += row[:LINE_BITS].eq(pieces.p.data)
-        with m.Elif(issue & last):
+        with m.If(issue & last):
             m.d.sync += full.eq(0)
+        with m.If(transfer(pieces)):
+            with m.If(pieces.p.tag.last):
+                m.d.sync += [
+                    tag.eq(pieces.p.tag),
+                    row.eq(Mux(pieces.p.tag.second, Cat(half, pieces.p.data), pieces.p.data)),
+                    full.eq(1),
+                    has_half.eq(0),
+                ]
+            with m.Else():
+                m.d.sync += [half.eq(pieces.p.data), has_half.eq(1)]
         return tag, row, place, issue
 
     def _lanes_of(self, m, tag, row, place, issue, beats):
@@ -237,7 +246,7 @@ class QuantisedDecoder(wiring.Component):
         ]
 
     def _unit(self, row, tern, tag, n):
-        """Bit planes, base-3 digits and group codes of values 32 n to 32 n + 31 of a row, or of a unit that is alone."""
+        """Bit planes, base-3 digits and group codes of the values from 32 n on of a row, or of a unit that is alone."""
         layout = data.StructLayout({"planes": UNIT_VALUES * variable.MOST_BITS,
                                     "digits": GROUP_DIGIT_BITS * UNIT_GROUPS, "codes": 2 * UNIT_GROUPS})
 

@@ -30,8 +30,10 @@ def row_syndrome(row):
 
 
 def check_syndrome(check, setting):
-    """What `row_syndrome` is of a row of `setting` units that has the right `check`: the check is linear, so the zeros that
-    are missing from the row change it by a matrix."""
+    """What `row_syndrome` is of a row of `setting` units that has the right `check`.
+
+    The check is linear, so the zeros that are missing from the row change it by a matrix.
+    """
     value = 0
     for units in fixed.SETTINGS:
         missing = fixed.UNIT_BYTES * (fixed.SETTINGS[-1] - units)

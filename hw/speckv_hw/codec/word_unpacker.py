@@ -16,8 +16,9 @@ class WordUnpacker(wiring.Component):
     """Cuts the lines of a page into fragments of 32-bit words.
 
     Latency 3 clocks, one fragment a clock; order kept. A page's first request says how many words of its first line are
-    skipped; where the first fragment would reach into the second line, a request that is `empty` must come before it. Lines up to the page's last one are used up whether they are asked for or not; what is asked for beyond
-    them is zero. Empty on reset.
+    skipped; where the first fragment would reach into the second line, a request that is `empty` must come before it.
+    Lines up to the page's last one are used up whether they are asked for or not; what is asked for beyond them is
+    zero. Empty on reset.
 
     Parameters
     ----------
@@ -29,8 +30,8 @@ class WordUnpacker(wiring.Component):
     i : In(stream(chunk(512)))
         The `last` line ends the page.
     requests : In(stream)
-        `count` (words, 0 to 16), `tag`, `first` and `last` of the page; of a first one `skip` and `body`: whether the page
-        has any lines; `empty`: no fragment is wanted, only the first line.
+        `count` (words, 0 to 16), `tag`, `first` and `last` of the page; of a first one `skip` and `body`: whether the
+        page has any lines; `empty`: no fragment is wanted, only the first line.
     o : Out(stream)
         `data`, of which words from the count on are meaningless, and `tag`.
     """
