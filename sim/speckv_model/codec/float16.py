@@ -84,5 +84,6 @@ def round_magnitude(integer, exponent, dtype):
     rest = integer & ((np.int64(1) << down) - 1)
     half = np.int64(1) << np.maximum(down - 1, 0)
     whole += (shift > 0) & ((rest > half) | ((rest == half) & (whole & 1 == 1)))
-    # The exponent's lowest bit and the leading one are in the same place.
-    return np.minimum(whole + ((field - 1) << bits), max_finite(dtype)).astype(np.uint16)
+    # The exponent's lowest bit and the leading one are in the same place; zero has no leading one.
+    rounded = np.minimum(whole + ((field - 1) << bits), max_finite(dtype))
+    return np.where(integer == 0, 0, rounded).astype(np.uint16)
