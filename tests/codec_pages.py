@@ -20,6 +20,24 @@ def to_dtype(values, dtype):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
+def to_float(rows, dtype):
+    """The values of bits in `dtype`. uint16 array to float64 array of the same shape."""
+    rows = np.asarray(rows, dtype=np.uint16)
+    if dtype == Dtype.FP16:
+        return rows.view(np.float16).astype(np.float64)
+    return (rows.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def scaled_to(rows, dtype, exponent):
+    """Finite rows times powers of two, so that the largest magnitude of each has `exponent`; rounded to `dtype`, below
+    2^(`exponent` + 1). Rows of zeros stay so. uint16 (n, 128) to uint16 (n, 128)."""
+    values = to_float(rows, dtype)
+    up = exponent + 1 - np.frexp(abs(values).max(axis=-1, keepdims=True))[1]
+    values = np.ldexp(values, up)
+    below = 2.0 ** (exponent + 1) * (1 - 2.0 ** -(11 if dtype == Dtype.FP16 else 8))
+    return to_dtype(np.clip(values, -below, below), dtype)
+
+
 def real_rows(dtype):
     """Rows of real post-RoPE keys and values. uint16 (1536, 128)."""
     with np.load(SAMPLES) as samples:

@@ -56,8 +56,8 @@ def quantise(values, setting, dtype):
 def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
     """Encodes pages. Arrays as in `speckv.encode_pages`; `setting` is one of `SETTINGS`.
 
-    A page does not fit if it has an infinity or NaN, or a value that needs more than `MOST_BITS`: values of so many bits
-    never fill 64 lines.
+    A page does not fit if it has an infinity or NaN, or a value that needs more than `MOST_BITS`. One that fits takes
+    at most 49 lines.
     """
     count = len(pages)
     values = np.ascontiguousarray(pages, dtype="<u2").reshape(count, UNITS, UNIT_VALUES)
