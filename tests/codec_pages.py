@@ -109,6 +109,36 @@ def mixed_pages(rng, dtype, count):
     return as_pages(np.concatenate(pages))
 
 
+def outlier_rows(rng, dtype, count):
+    """Real rows with one value 4 to 4096 times as large as the largest. uint16 (count, 128)."""
+    rows = real_rows(dtype)[rng.integers(1536, size=count)]
+    large = abs(to_float(rows, dtype)).max(axis=1) * 2.0 ** rng.uniform(2, 12, count)
+    rows[np.arange(count), rng.integers(ROW_VALUES, size=count)] = to_dtype(np.minimum(large, 65000), dtype)
+    return rows
+
+
+def all_kinds(rng, dtype):
+    """Some rows of every kind: real, special, random, of every scale that `fixed` holds, with one outlier. uint16 (n,
+    128)."""
+    scaled = [scaled_to(real_rows(dtype)[rng.integers(1536, size=6)], dtype, exponent) for exponent in range(-14, 16)]
+    return np.concatenate([
+        real_rows(dtype)[rng.integers(1536, size=64)], special_rows(rng, dtype), *scaled, outlier_rows(rng, dtype, 64),
+        random_rows(rng, 64, finite=dtype), random_rows(rng, 64), random_rows(rng, 32, spread=0x7FF),
+        scaled_to(random_rows(rng, 64, finite=dtype), dtype, 7)])
+
+
+def real_pages_of(head_dim, dtype):
+    """Real keys and values as if the heads had `head_dim` values, laid out as the driver does: tokens one after the
+    other. Heads of 64 are halves of the captured ones, heads of 256 are two of them. uint8 (n, 4096)."""
+    # Kind, layer, head, token, value.
+    rows = real_rows(dtype).reshape(2, -1, 2, 64, ROW_VALUES)
+    if head_dim == 64:
+        rows = np.moveaxis(rows.reshape(2, -1, 2, 64, 2, 64), 4, 3)
+    elif head_dim == 256:
+        rows = np.moveaxis(rows, 2, 3)
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).reshape(-1, PAGE_BYTES)
+
+
 def to_lines(page):
     """The 512-bit integers of a page or of stored lines. uint8 (n * 64,) to a list of n."""
     return [int.from_bytes(line.tobytes(), "little") for line in page.reshape(-1, 64)]
