@@ -27,8 +27,9 @@ def held_pages(rng, which, dtype, setting):
     rows = all_kinds(rng, dtype)
     alike = codec.encode_pages(which, dtype, as_pages(np.repeat(rows, PAGE_ROWS, axis=0)), setting)[2]
     candidates = np.concatenate([
-        as_pages(real_rows(dtype)), as_pages(rng.permutation(rows[alike])), mixed_pages(rng, dtype, 40),
-        as_pages(np.repeat(rows[alike], PAGE_ROWS, axis=0)), as_pages(rng.permutation(rows))])
+        as_pages(real_rows(dtype))[rng.permutation(96)[:24]], as_pages(rng.permutation(rows[alike])),
+        as_pages(np.repeat(rng.permutation(rows[alike])[:60], PAGE_ROWS, axis=0)),
+        mixed_pages(rng, dtype, 30), as_pages(rng.permutation(rows))])
     pages = candidates[codec.encode_pages(which, dtype, candidates, setting)[2]]
     assert len(pages) >= 10
     return pages

@@ -181,14 +181,14 @@ def test_what_fits(rng, dtype, setting):
 
 
 @each_dtype
-def test_every_magnitude_fits_if_in_range(dtype):
+def test_magnitudes_fit_if_in_range(dtype):
     infinity = max_finite(dtype) + 1
-    every = np.arange(1 << 15, dtype=np.uint16)
-    rows = np.zeros((1 << 15, PAGE_ROWS, ROW_VALUES), dtype=np.uint16)
+    every = np.arange(0, 1 << 15, 5, dtype=np.uint16)
+    rows = np.zeros((len(every), PAGE_ROWS, ROW_VALUES), dtype=np.uint16)
     value = to_float(np.where(every < infinity, every, 0), dtype)
     want = (every < infinity) & ((value == 0) | ((value >= 2.0 ** -14) & (value < 2.0 ** 16)))
     rows[:, 3, 5] = every
-    for part in np.split(np.arange(1 << 15), 32):
+    for part in np.array_split(np.arange(len(every)), 8):
         pages = rows[part].view(np.uint8).reshape(-1, PAGE_BYTES)
         assert np.array_equal(codec.encode_pages(Codec.FIXED, dtype, pages)[2], want[part])
 

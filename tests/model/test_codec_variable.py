@@ -76,8 +76,9 @@ def test_error_is_at_most_half_a_step_and_rounding(rng, dtype, setting):
     apart = (x != 0) & (abs(x - to_float(neighbour, dtype)) >= 2 * step)
     assert np.array_equal(after[apart], before[apart])
     assert not after[x == 0].any()
-    # In FP16, eleven bits show every value that twelve with the sign do.
-    assert apart.any() == (dtype == Dtype.BF16)
+    # In FP16 there are none: eleven bits show all that twelve with the sign do. Rows for the coarsest steps are short
+    # of large values.
+    assert apart.any() == (dtype == Dtype.BF16 and setting < 240)
 
 
 def test_zeros_take_one_line(dtype):
