@@ -20,6 +20,24 @@ def to_dtype(values, dtype):
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
+def to_float(rows, dtype):
+    """The values of bits in `dtype`. uint16 array to float64 array of the same shape."""
+    rows = np.asarray(rows, dtype=np.uint16)
+    if dtype == Dtype.FP16:
+        return rows.view(np.float16).astype(np.float64)
+    return (rows.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def scaled_to(rows, dtype, exponent):
+    """Finite rows times powers of two, so that the largest magnitude of each has `exponent`; rounded to `dtype`, below
+    2^(`exponent` + 1). Rows of zeros stay so. uint16 (n, 128) to uint16 (n, 128)."""
+    values = to_float(rows, dtype)
+    up = exponent + 1 - np.frexp(abs(values).max(axis=-1, keepdims=True))[1]
+    values = np.ldexp(values, up)
+    below = 2.0 ** (exponent + 1) * (1 - 2.0 ** -(11 if dtype == Dtype.FP16 else 8))
+    return to_dtype(np.clip(values, -below, below), dtype)
+
+
 def real_rows(dtype):
     """Rows of real post-RoPE keys and values. uint16 (1536, 128)."""
     with np.load(SAMPLES) as samples:
@@ -89,6 +107,36 @@ def mixed_pages(rng, dtype, count):
         kinds = rng.choice(len(sources), PAGE_ROWS, p=weights)
         pages.append(np.stack([sources[kind][rng.integers(len(sources[kind]))] for kind in kinds]))
     return as_pages(np.concatenate(pages))
+
+
+def outlier_rows(rng, dtype, count):
+    """Real rows with one value 4 to 4096 times as large as the largest. uint16 (count, 128)."""
+    rows = real_rows(dtype)[rng.integers(1536, size=count)]
+    large = abs(to_float(rows, dtype)).max(axis=1) * 2.0 ** rng.uniform(2, 12, count)
+    rows[np.arange(count), rng.integers(ROW_VALUES, size=count)] = to_dtype(np.minimum(large, 65000), dtype)
+    return rows
+
+
+def all_kinds(rng, dtype):
+    """Some rows of every kind: real, special, random, of every scale that `fixed` holds, with one outlier. uint16 (n,
+    128)."""
+    scaled = [scaled_to(real_rows(dtype)[rng.integers(1536, size=6)], dtype, exponent) for exponent in range(-14, 16)]
+    return np.concatenate([
+        real_rows(dtype)[rng.integers(1536, size=64)], special_rows(rng, dtype), *scaled, outlier_rows(rng, dtype, 64),
+        random_rows(rng, 64, finite=dtype), random_rows(rng, 64), random_rows(rng, 32, spread=0x7FF),
+        scaled_to(random_rows(rng, 64, finite=dtype), dtype, 7)])
+
+
+def real_pages_of(head_dim, dtype):
+    """Real keys and values as if the heads had `head_dim` values, laid out as the driver does: tokens one after the
+    other. Heads of 64 are halves of the captured ones, heads of 256 are two of them. uint8 (n, 4096)."""
+    # Kind, layer, head, token, value.
+    rows = real_rows(dtype).reshape(2, -1, 2, 64, ROW_VALUES)
+    if head_dim == 64:
+        rows = np.moveaxis(rows.reshape(2, -1, 2, 64, 2, 64), 4, 3)
+    elif head_dim == 256:
+        rows = np.moveaxis(rows, 2, 3)
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).reshape(-1, PAGE_BYTES)
 
 
 def to_lines(page):

@@ -1,4 +1,4 @@
-"""The checked-in vectors against the model, and against a plain decoder written from docs/format.md alone."""
+"""The checked-in vectors against the model, and against plain decoders written from docs/format.md alone."""
 
 import json
 import zlib
@@ -6,7 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import plain_codecs
 import pytest
+from codec_pages import SEED, all_kinds, as_pages, mixed_pages
 
 from speckv_model import codec
 from speckv_model.constants import PAGE_BYTES, Codec, Dtype, PageState
@@ -14,7 +16,10 @@ from speckv_model.mover.messages import pack_header, unpack_header
 from speckv_model.table.entry import Entry
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 SPECKV = json.loads((VECTORS / "speckv.json").read_text())
+NEW = {which: json.loads((VECTORS / f"{which.name.lower()}.json").read_text())
+       for which in (Codec.LOSSLESS, Codec.FIXED, Codec.VARIABLE)}
 TABLE = json.loads((VECTORS / "table.json").read_text())
 
 
@@ -22,47 +27,96 @@ def joined(lines):
     return bytes.fromhex("".join(lines))
 
 
-def plain_magnitude(bits, mantissa_bits):
-    """Exact value of 15 magnitude bits, in units of the smallest subnormal."""
-    field, mantissa = bits >> mantissa_bits, bits % (1 << mantissa_bits)
-    return mantissa if field == 0 else (mantissa + (1 << mantissa_bits)) << (field - 1)
+DECODERS = {Codec.LOSSLESS: plain_codecs.decode_lossless, Codec.FIXED: plain_codecs.decode_fixed,
+            Codec.VARIABLE: plain_codecs.decode_variable}
+MANTISSA_BITS = {Dtype.FP16: 10, Dtype.BF16: 7}
 
 
-def plain_round(value, mantissa_bits):
-    """Magnitude bits of the number nearest to a rational, ties to even."""
-    field = 0
-    while round(value / (1 << max(field - 1, 0))) >= 2 << mantissa_bits:
-        field += 1
-    unit = 1 << max(field - 1, 0)
-    whole = round(value / unit)
-    return whole + (max(field - 1, 0) << mantissa_bits)
+@pytest.mark.parametrize("which, vector", [(which, vector) for which, vectors in NEW.items() for vector in vectors],
+                         ids=lambda one: "-".join([one["name"], one["dtype"]]).replace(" ", "-")
+                         if isinstance(one, dict) else one.name)
+def test_vector(which, vector):
+    dtype = Dtype[vector["dtype"]]
+    page, stored, decoded = (np.frombuffer(joined(vector[name]), np.uint8)
+                             for name in ("page", "stored", "decoded"))
+    assert len(page) == len(decoded) == PAGE_BYTES and len(stored) == 64 * vector["lines"]
+    assert np.array_equal(codec.encode(which, dtype, page, vector["setting"]), stored)
+    assert np.array_equal(codec.decode(which, dtype, stored), decoded)
+    assert decoded.view("<u2").tolist() == DECODERS[which](stored.tobytes(), MANTISSA_BITS[dtype])
+    if which == Codec.LOSSLESS:
+        assert np.array_equal(page, decoded)
 
 
-def plain_decode(stored, mantissa_bits):
-    """The 16-bit patterns of a `speckv` page that an encoder has written."""
-    values, body = [], stored[64:]
-    for row in range(16):
-        maximum = int.from_bytes(stored[2 * row:2 * row + 2], "little")
-        code = stored[32 + row]
-        length = 256 if code == 65 else 128 if code == 64 else 2 * code
-        piece, body = body[:length], body[length:]
-        if code == 65:
-            values += [int.from_bytes(piece[n:n + 2], "little") for n in range(0, 256, 2)]
-            continue
-        if code == 64:
-            quantised = list(piece)
-        else:
-            quantised, latest = [], 0
-            for delta, count in zip(piece[0::2], piece[1::2]):
-                for _ in range(count + 1):
-                    latest = (latest + delta) % 256
-                    quantised.append(latest)
-        for byte in quantised:
-            signed = byte - 256 if byte >= 128 else byte
-            exact = Fraction(abs(signed) * plain_magnitude(maximum, mantissa_bits), 127)
-            values.append(plain_round(exact, mantissa_bits) | (signed < 0) << 15)
-    assert not any(body) and len(body) < 64
-    return values
+@pytest.mark.parametrize("which", DECODERS, ids=lambda which: which.name)
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_any_bytes_decode_as_the_document_says(which, dtype):
+    rng = np.random.default_rng([SEED, which, int(dtype)])
+    print(f"SPECKV_SEED={SEED}")
+    for _ in range(8):
+        lines = int(rng.integers(0, 128))
+        stored = rng.integers(0, 256, 64 * lines, dtype=np.uint8)
+        # Sparse bytes too: random ones are rarely zero where zero means something.
+        stored[rng.random(len(stored)) < rng.choice([0, 0.5, 0.95])] = 0
+        want = DECODERS[which](stored.tobytes(), MANTISSA_BITS[dtype])
+        assert codec.decode(which, dtype, stored).view("<u2").tolist() == want
+
+
+@pytest.mark.parametrize("which, settings", [
+    (Codec.LOSSLESS, [0]), (Codec.FIXED, range(7, 17)), (Codec.VARIABLE, [0, 90, 117, 128, 143, 160, 255])],
+    ids=lambda one: getattr(one, "name", ""))
+@pytest.mark.parametrize("dtype", list(Dtype))
+def test_pages_encode_as_the_document_says(which, settings, dtype):
+    print(f"SPECKV_SEED={SEED}")
+    rng = np.random.default_rng([SEED, which, int(dtype)])
+    encoder = getattr(plain_codecs, f"encode_{which.name.lower()}")
+    rows = all_kinds(rng, dtype)
+    held = 0
+    for setting in settings:
+        alike = codec.encode_pages(which, dtype, as_pages(np.repeat(rows, 16, axis=0)), setting)[2]
+        # Pages of rows that fit, and pages of any.
+        pages = np.concatenate([as_pages(rng.permutation(rows[alike])[:64]), mixed_pages(rng, dtype, 4)])
+        stored, lines, fits = codec.encode_pages(which, dtype, pages, setting)
+        held += fits.sum()
+        for page in range(len(pages)):
+            values = pages[page].view("<u2").tolist()
+            want = encoder(values, MANTISSA_BITS[dtype], *([setting] if which != Codec.LOSSLESS else []))
+            assert (want is not None) == fits[page]
+            if fits[page]:
+                assert want == stored[page, :lines[page]].tobytes() and not stored[page, lines[page]:].any()
+    assert held >= 4 * len(settings)
+
+
+def document_rows(heading, columns):
+    """The number cells of the first table behind `heading` in the document, without the header; empty cells left
+    out."""
+    lines = DOCUMENT[DOCUMENT.index(heading):].splitlines()
+    table = lines[next(n for n, line in enumerate(lines) if line.startswith("|")) + 2:]
+    table = table[:next(n for n, line in enumerate(table) if not line.startswith("|"))]
+    rows = [[cell.strip() for cell in line.strip("|").split("|") if cell.strip()] for line in table]
+    assert all(len(row) == columns for row in rows)
+    return rows
+
+
+def test_tables_of_the_document():
+    for name, which in (("`step` = round", 0), ("`inverse` = round", 1)):
+        even, odd = (plain_codecs.tables(ternary)[which] for ternary in (True, False))
+        want = [[j, *even[j], *odd[j]] for j in range(8)]
+        assert [[int(cell) for cell in row] for row in document_rows(name, 9)] == want
+    cells = {setting: 3 << setting // 2 - 3 if setting % 2 == 0 else 1 << setting // 2 - 1 for setting in range(7, 17)}
+    rates = document_rows("cells from zero to the group's scale", 9)
+    assert {int(row[0]): int(row[5]) for row in rates} == cells
+    for setting, lines, length, planes, low, _, digit, edge, ratio in rates:
+        setting, even = int(setting), int(setting) % 2 == 0
+        assert (int(lines), int(length)) == (2 * setting, 8 * setting)
+        assert 16 * int(planes) == 8 * setting - (32 if even else 8) and int(low) == int(planes) - 1
+        assert digit == ("base 3" if even else "none")
+        assert int(edge) == cells[setting] * (Fraction(5, 6) if even else Fraction(3, 4))
+        assert ratio == f"{32 / setting:.2f}"
+    for setting, *bounds in document_rows("The **place** of a cell", 9):
+        for j, bound in enumerate(bounds):
+            b = cells[int(setting)] * (8 + j) // (9 + j)
+            place = plain_codecs.place_of(cells[int(setting)], j, 0, b)
+            assert bound == (f"{b}" if place == 16 * b + 8 else f"{b}: {place}")
 
 
 @pytest.mark.parametrize("vector", SPECKV, ids=lambda vector: vector["name"].replace(" ", "-"))
@@ -73,7 +127,7 @@ def test_speckv(vector):
     assert len(page) == len(decoded) == PAGE_BYTES and len(stored) == 64 * vector["lines"]
     assert np.array_equal(codec.encode(Codec.SPECKV, dtype, page), stored)
     assert np.array_equal(codec.decode(Codec.SPECKV, dtype, stored), decoded)
-    assert decoded.view("<u2").tolist() == plain_decode(stored.tobytes(), 10 if dtype == Dtype.FP16 else 7)
+    assert decoded.view("<u2").tolist() == plain_codecs.decode_speckv(stored.tobytes(), MANTISSA_BITS[dtype])
 
 
 def test_entry():

@@ -213,7 +213,8 @@ def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
 
     fits = held.reshape(count, PAGE_ROWS).all(axis=1)
     stored = np.zeros((count, PAGE_LINES * LINE_BYTES), dtype=np.uint8)
-    stored[:, :PAGE_ROWS * rate.row_bytes] = np.where(fits[:, None], body.reshape(count, -1), 0)
+    used = PAGE_ROWS * rate.row_bytes
+    stored[:, :used] = np.where(fits[:, None], body.reshape(count, used), 0)
     return stored.reshape(count, PAGE_LINES, LINE_BYTES), np.full(count, rate.lines), fits
 
 
@@ -278,11 +279,12 @@ _POWERS = 3 ** np.arange(5)
 
 def _pack_bits(codes, width):
     """Codes of `width` bits along the last axis, low bits first. uint8 (..., codes * width / 8)."""
-    bits = (np.asarray(codes)[..., None] >> np.arange(width) & 1).astype(np.uint8)
-    return np.packbits(bits.reshape(*bits.shape[:-2], -1), axis=-1, bitorder="little")
+    codes = np.asarray(codes)
+    bits = (codes[..., None] >> np.arange(width) & 1).astype(np.uint8)
+    return np.packbits(bits.reshape(*codes.shape[:-1], codes.shape[-1] * width), axis=-1, bitorder="little")
 
 
 def _unpack_bits(data, width):
     """Undoes `_pack_bits`. int64."""
     bits = np.unpackbits(np.ascontiguousarray(data), axis=-1, bitorder="little")
-    return bits.reshape(*bits.shape[:-1], -1, width) @ (1 << np.arange(width, dtype=np.int64))
+    return bits.reshape(*bits.shape[:-1], bits.shape[-1] // width, width) @ (1 << np.arange(width, dtype=np.int64))

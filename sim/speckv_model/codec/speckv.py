@@ -166,7 +166,7 @@ def decode_pages(stored, lines, dtype):
     """
     count = len(stored)
     kept = np.where(np.arange(stored.shape[1])[:, None] < np.reshape(lines, (-1, 1, 1)), stored, 0)
-    kept = kept.astype(np.uint8).reshape(count, -1)[:, :_MOST_BYTES]
+    kept = kept.astype(np.uint8).reshape(count, stored.shape[1] * LINE_BYTES)[:, :_MOST_BYTES]
     data = np.zeros((count, _MOST_BYTES), dtype=np.uint8)
     data[:, :kept.shape[1]] = kept
     maxima = data[:, :CODES_AT].copy().view("<u2").reshape(-1)

@@ -82,7 +82,8 @@ def encode_pages(pages, dtype, setting=DEFAULT_SETTING):
 def decode_pages(stored, lines, dtype):
     """Decodes pages; any bytes decode to something. Arrays as in `speckv.decode_pages`."""
     count = len(stored)
-    kept = np.where(np.arange(stored.shape[1])[:, None] < np.reshape(lines, (-1, 1, 1)), stored, 0).reshape(count, -1)
+    kept = np.where(np.arange(stored.shape[1])[:, None] < np.reshape(lines, (-1, 1, 1)), stored, 0)
+    kept = kept.reshape(count, stored.shape[1] * LINE_BYTES)
     data = np.zeros((count, BODY_AT + UNITS * MOST_BITS * PLANE_BYTES + LINE_BYTES), dtype=np.uint8)
     width = min(data.shape[1], kept.shape[1])
     data[:, :width] = kept[:, :width]
