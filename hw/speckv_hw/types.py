@@ -175,6 +175,8 @@ class EncodeStart(data.Struct):
 class StoredLine(data.Struct):
     """A line of an encoded page, with its place in it."""
     index: 6
+    ahead: 1
+    """It belongs to the page after the one whose result comes next."""
     data: LINE_BITS
 
 
