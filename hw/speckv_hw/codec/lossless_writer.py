@@ -6,10 +6,11 @@ from speckv_model.codec.lossless import CHUNK_BYTES, FIRST_LINES, HEADER_BYTES, 
 from speckv_model.constants import LINE_BYTES, PAGE_LINES, PAGE_ROWS, ROW_VALUES
 from speckv_model.constants import Dtype as ModelDtype
 
-from ..stream import Fifo, chain, transfer
+from ..stream import Fifo, Stage, chain, transfer
 from ..types import LINE_BITS, Dtype, EncodeResult, StoredLine
 from .code_packer import CHUNK_BITS, code_chunk
 from .float16 import is_bf16
+from .payloads import chunk
 from .row_centre import EXPONENT_BITS
 from .widen import Widen
 
@@ -18,6 +19,8 @@ __all__ = ["LosslessWriter", "fixed_sections"]
 HEADER_WORDS = HEADER_BYTES // CHUNK_BYTES
 LINE_WORDS = LINE_BYTES // CHUNK_BYTES
 HIGH_BITS = 3
+_SECONDS = 16
+"""Chunks of second-tier codes that wait while the third tier of the page before is written."""
 _THIRDS = 160
 """Chunks of third-tier codes that wait until a page's second tier is complete: all of a page and some of the next."""
 
@@ -74,7 +77,8 @@ class LosslessWriter(wiring.Component):
         m.submodules.low = low = Widen(8 * lanes, LINE_BITS)
         m.submodules.first = first = Widen(2 * lanes, LINE_BITS)
         m.submodules.high = high = _HighLines(lanes)
-        m.submodules.pages = pages = Fifo(data.StructLayout({"centres": 8 * PAGE_ROWS, "dtype": Dtype}), 2)
+        m.submodules.pages = pages = Fifo(8 * PAGE_ROWS, 2)
+        m.submodules.dtypes = dtypes = Fifo(Dtype, 2)
         page_last = number == beats - 1
         row_last = number % (ROW_VALUES // lanes) == ROW_VALUES // lanes - 1
         centres = Signal(8 * PAGE_ROWS)
@@ -82,7 +86,8 @@ class LosslessWriter(wiring.Component):
         # Pages of different dtypes have different sections: the first must be through.
         dtype = Signal(Dtype)
         fits_in = (ahead == 0) | ((ahead == 1) & (beat.dtype == dtype))
-        ready = low.i.ready & first.i.ready & (high.i.ready | bf16) & fits_in & (~page_last | pages.i.ready)
+        ready = low.i.ready & first.i.ready & (high.i.ready | bf16) & fits_in & (~page_last | pages.i.ready) & (
+            (number != 0) | dtypes.i.ready)
         m.d.comb += [
             self.sections.ready.eq(ready),
             low.i.payload.data.eq(beat.low),
@@ -91,9 +96,10 @@ class LosslessWriter(wiring.Component):
             low.i.valid.eq(taken),
             first.i.valid.eq(taken),
             high.i.valid.eq(taken & ~bf16),
-            pages.i.p.centres.eq(following),
-            pages.i.p.dtype.eq(beat.dtype),
+            pages.i.payload.eq(following),
             pages.i.valid.eq(taken & page_last),
+            dtypes.i.payload.eq(beat.dtype),
+            dtypes.i.valid.eq(taken & (number == 0)),
         ]
         with m.If(taken):
             m.d.sync += [number.eq(number + 1), dtype.eq(beat.dtype)]
@@ -101,14 +107,20 @@ class LosslessWriter(wiring.Component):
                 m.d.sync += centres.eq(following)
         m.d.sync += ahead.eq(ahead + (taken & page_last) - finished)
 
-        middle = self._middle(m, pages.o)
-        self._store(m, (low.o, first.o, high.o), middle, finished)
+        m.d.comb += [pages.o.ready.eq(finished), dtypes.o.ready.eq(finished)]
+        middle = self._middle(m, pages.o, dtypes.o)
+        # A line of codes may wait while one of low bits goes: both are complete with the same beat.
+        m.submodules.first_lines = first_lines = Stage(chunk(LINE_BITS))
+        chain(m, first, first_lines)
+        self._store(m, (low.o, first_lines.o, high.o), middle, finished)
         return m
 
-    def _middle(self, m, pages):
+    def _middle(self, m, pages, dtypes):
         """Second tier, then third, in lines; the first line comes last, with the header. Returns what `_store` needs."""
         m.submodules.thirds = thirds = Fifo(code_chunk, _THIRDS)
+        m.submodules.seconds = seconds = Fifo(code_chunk, _SECONDS)
         chain(m, self.third, thirds)
+        chain(m, self.second, seconds)
         line, opening = Signal(LINE_BITS), Signal(LINE_BITS)
         at = Signal(range(LINE_WORDS), init=HEADER_WORDS)
         chunks = Signal(8)
@@ -119,14 +131,14 @@ class LosslessWriter(wiring.Component):
         take = Signal()
         from_third = Signal()
         done = Signal()
-        chunk = Mux(from_third, thirds.o.payload.as_value(), self.second.payload.as_value())
+        chunk = Mux(from_third, thirds.o.payload.as_value(), seconds.o.payload.as_value())
         chunk = data.View(code_chunk, chunk)
-        valid = Mux(from_third, thirds.o.valid, self.second.valid)
+        valid = Mux(from_third, thirds.o.valid, seconds.o.valid)
         go = ~full & ~ended
         m.d.comb += [
             word.eq(chunk.data),
             take.eq(valid & go & ~chunk.empty),
-            self.second.ready.eq(go & ~from_third),
+            seconds.o.ready.eq(go & ~from_third),
             thirds.o.ready.eq(go & from_third),
         ]
         with m.If(take):
@@ -147,7 +159,7 @@ class LosslessWriter(wiring.Component):
         partial = ended & ~full & (at != 0) & ~done
         is_opening = lines == 0
         header = Signal(8 * HEADER_BYTES)
-        m.d.comb += header.eq(Cat(pages.p.centres, chunks))
+        m.d.comb += header.eq(Cat(pages.payload, chunks))
         offer = Signal()
         offer_line = Signal(LINE_BITS)
         sent = Signal()
@@ -162,11 +174,11 @@ class LosslessWriter(wiring.Component):
         with m.Elif(ended & pages.valid):
             m.d.comb += [offer.eq(1), offer_line.eq(Cat(header, opening[8 * HEADER_BYTES:])), page_sent.eq(1)]
         index = Signal(7)
-        base = Mux(is_bf16(pages.p.dtype), LOW_LINES + FIRST_LINES + high_lines(ModelDtype.BF16),
+        base = Mux(is_bf16(dtypes.payload), LOW_LINES + FIRST_LINES + high_lines(ModelDtype.BF16),
                    LOW_LINES + FIRST_LINES + high_lines(ModelDtype.FP16))
         m.d.comb += index.eq(base + Mux(page_sent, 0, lines))
-        return dict(offer=offer & pages.valid, line=offer_line, index=index, sent=sent, ends=page_sent, lines=lines,
-                    base=base, pages=pages,
+        return dict(offer=offer & dtypes.valid, line=offer_line, index=index, sent=sent, ends=page_sent, lines=lines,
+                    base=base, dtype=dtypes.payload,
                     restart=[at.eq(HEADER_WORDS), chunks.eq(0), lines.eq(0), ended.eq(0), done.eq(0)])
 
     def _store(self, m, sections, middle, finished):
@@ -175,7 +187,7 @@ class LosslessWriter(wiring.Component):
         chosen = Signal(range(4))
         lengths = (LOW_LINES, FIRST_LINES, high_lines(ModelDtype.FP16))
         bases = (0, LOW_LINES, LOW_LINES + FIRST_LINES)
-        pages = middle["pages"]
+        bf16 = is_bf16(middle["dtype"])
         places, aheads, offers = [], [], []
         for n, (section, length) in enumerate(zip(sections, lengths)):
             place, ahead = Signal(range(length), name=f"place{n}"), Signal(2, name=f"ahead{n}")
@@ -186,17 +198,15 @@ class LosslessWriter(wiring.Component):
             ends = sent & (place == length - 1)
             with m.If(sent):
                 m.d.sync += place.eq(Mux(place == length - 1, 0, place + 1))
-            skips = finished & is_bf16(pages.p.dtype) if n == 2 else 0
-            m.d.sync += ahead.eq(ahead + ends - (finished & ~skips if n == 2 else finished))
-        complete = (aheads[0] != 0) & (aheads[1] != 0) & ((aheads[2] != 0) | is_bf16(pages.p.dtype))
+            # BF16 pages have no high bits.
+            m.d.sync += ahead.eq(ahead + ends - (finished & ~bf16 if n == 2 else finished))
+        complete = (aheads[0] != 0) & (aheads[1] != 0) & ((aheads[2] != 0) | bf16)
         result_due = Signal()
         middle_offer = middle["offer"] & ~result_due
 
-        # The middle first, since the next page waits for its end.
-        with m.If(middle_offer):
-            m.d.comb += chosen.eq(3)
-        for n in reversed(range(3)):
-            with m.Elif(offers[n]):
+        # The low bits first: they have a line every second clock and no room for another.
+        for n, offer in reversed(list(enumerate((*offers, middle_offer)))):
+            with m.If(offer):
                 m.d.comb += chosen.eq(n)
         with m.Switch(chosen):
             for n in range(3):
@@ -215,8 +225,8 @@ class LosslessWriter(wiring.Component):
                 m.d.comb += [
                     stored.index.eq(middle["index"]),
                     stored.data.eq(middle["line"]),
-                    self.stored.valid.eq(~dropped),
-                    middle["sent"].eq(self.stored.ready | dropped),
+                    self.stored.valid.eq(middle_offer & ~dropped),
+                    middle["sent"].eq(middle_offer & (self.stored.ready | dropped)),
                 ]
         with m.If(middle["sent"] & middle["ends"]):
             m.d.sync += result_due.eq(1)
@@ -226,7 +236,6 @@ class LosslessWriter(wiring.Component):
             self.result.p.fits.eq(total < PAGE_LINES),
             self.result.p.first.eq(LOW_LINES),
             self.result.valid.eq(result_due & complete),
-            pages.ready.eq(finished),
         ]
         with m.If(finished):
             m.d.sync += [result_due.eq(0), *middle["restart"]]
