@@ -71,9 +71,10 @@ def decode_lossless(stored, mantissa_bits):
     firsts = numbers(first_bytes, 2048, 2)
     rest = [low | high << 8 for low, high in
             zip(numbers(low_bytes, 2048, 8), numbers(high_bytes, 2048, 3) if high_lines else [0] * 2048)]
-    centres, chunks = numbers(middle, 16, 8), number(middle, 128, 8)
+    centres, chunks = numbers(middle, 16, 8), min(number(middle, 128, 8), 64)
+    third_end = 24 + 8 * chunks + 8 * number(middle, 136, 8)
     seconds = iter(numbers(middle[24:24 + 8 * chunks], 2048, 2))
-    thirds = iter(numbers(middle[24 + 8 * chunks:], 2048, 4))
+    thirds = iter(numbers(middle[24 + 8 * chunks:third_end], 2048, 4))
     second = [next(seconds) if code == 3 or centres[value // 128] == 0 else None for value, code in enumerate(firsts)]
     third = [next(thirds) if code == 3 or centres[value // 128] == 0 else None for value, code in enumerate(second)]
 
@@ -202,7 +203,7 @@ def encode_lossless(values, mantissa_bits):
     seconds = [code[1] for code in codes if len(code) > 1]
     thirds = [code[2] for code in codes if len(code) > 2]
     chunks = -(-len(seconds) // 32)
-    middle = bytes(centres) + bytes([chunks]) + bytes(7)
+    middle = bytes(centres) + bytes([chunks, -(-len(thirds) // 16)]) + bytes(6)
     middle += pack(seconds, 2).ljust(8 * chunks, bytes(1)) + pack(thirds, 4)
     rest = [(value >> 15) << mantissa_bits | value % (1 << mantissa_bits) for value in values]
     high = pack([w >> 8 for w in rest], 3) if mantissa_bits == 10 else b""

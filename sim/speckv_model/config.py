@@ -81,7 +81,7 @@ class DeviceConfig:
     bursts_in_flight: int = 32
     command_slots: int = 16
     descriptors: int = 2048
-    codecs: tuple[str, ...] = ("raw", "speckv")
+    codecs: tuple[str, ...] = ("raw", "speckv", "lossless", "fixed", "variable")
 
     def __post_init__(self):
         if not isinstance(self.window_bits, int) or isinstance(self.window_bits, bool):

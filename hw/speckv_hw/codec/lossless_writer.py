@@ -123,7 +123,7 @@ class LosslessWriter(wiring.Component):
         chain(m, self.second, seconds)
         line, opening = Signal(LINE_BITS), Signal(LINE_BITS)
         at = Signal(range(LINE_WORDS), init=HEADER_WORDS)
-        chunks = Signal(8)
+        chunks, third_chunks = Signal(8), Signal(8)
         lines = Signal(6)
         full = Signal()
         ended = Signal()
@@ -150,7 +150,9 @@ class LosslessWriter(wiring.Component):
                         m.d.sync += line[CHUNK_BITS * n:].eq(word)
             with m.If(at == LINE_WORDS - 1):
                 m.d.sync += full.eq(1)
-            with m.If(~from_third):
+            with m.If(from_third):
+                m.d.sync += third_chunks.eq(third_chunks + 1)
+            with m.Else():
                 m.d.sync += chunks.eq(chunks + 1)
         with m.If(valid & go & chunk.last):
             m.d.sync += [from_third.eq(~from_third), ended.eq(from_third)]
@@ -159,7 +161,7 @@ class LosslessWriter(wiring.Component):
         partial = ended & ~full & (at != 0) & ~done
         is_opening = lines == 0
         header = Signal(8 * HEADER_BYTES)
-        m.d.comb += header.eq(Cat(pages.payload, chunks))
+        m.d.comb += header.eq(Cat(pages.payload, chunks, third_chunks))
         offer = Signal()
         offer_line = Signal(LINE_BITS)
         sent = Signal()
@@ -179,7 +181,7 @@ class LosslessWriter(wiring.Component):
         m.d.comb += index.eq(base + Mux(page_sent, 0, lines))
         return dict(offer=offer & dtypes.valid, line=offer_line, index=index, sent=sent, ends=page_sent, lines=lines,
                     base=base, dtype=dtypes.payload,
-                    restart=[at.eq(HEADER_WORDS), chunks.eq(0), lines.eq(0), ended.eq(0), done.eq(0)])
+                    restart=[at.eq(HEADER_WORDS), chunks.eq(0), third_chunks.eq(0), lines.eq(0), ended.eq(0), done.eq(0)])
 
     def _store(self, m, sections, middle, finished):
         """One line a clock from the section that has one; a section is never two pages ahead."""

@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_model.codec.lossless import CENTRE_RANK, CENTRE_REACH, THIRD_TIER, VERBATIM
 from speckv_model.constants import ROW_VALUES
 
-from ..stream import Fifo, transfer
+from ..stream import Fifo
 from .pipeline import delay
 
 __all__ = ["RowCentre", "exponent_beat"]

@@ -1,8 +1,12 @@
 """The blocks that are synthesised each on their own, and the whole device."""
 
 from speckv_hw.cache.page_cache import PageCache
+from speckv_hw.codec.lossless_decoder import LosslessDecoder
+from speckv_hw.codec.lossless_encoder import LosslessEncoder
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_hw.codec.page_encoder import PageEncoder
+from speckv_hw.codec.quantised_decoder import QuantisedDecoder
+from speckv_hw.codec.quantised_encoder import QuantisedEncoder
 from speckv_hw.codec.raw_decoder import RawDecoder
 from speckv_hw.codec.raw_encoder import RawEncoder
 from speckv_hw.codec.speckv_decoder import SpeckvDecoder
@@ -17,6 +21,7 @@ from speckv_hw.mover.sealer import Sealer
 from speckv_hw.pool.pool_allocator import PoolAllocator
 from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.table.context_table import ContextTable
+from speckv_hw.table.descriptor_table import DescriptorTable
 from speckv_hw.table.page_table import PageTable
 from speckv_hw.top import Device
 
@@ -36,8 +41,13 @@ BLOCKS = {
     "raw_decoder": lambda config: RawDecoder(),
     "speckv_encoder": lambda config: SpeckvEncoder(config.lanes),
     "speckv_decoder": lambda config: SpeckvDecoder(config.lanes),
+    "lossless_encoder": lambda config: LosslessEncoder(config.lanes),
+    "lossless_decoder": lambda config: LosslessDecoder(config.lanes),
+    "quantised_encoder": lambda config: QuantisedEncoder(config.lanes),
+    "quantised_decoder": lambda config: QuantisedDecoder(config.lanes),
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
+    "descriptor_table": DescriptorTable,
     "page_table": lambda config: PageTable(config, clients=5),
     "pool_allocator": PoolAllocator,
     "memory_port": MemoryPort,

@@ -30,8 +30,10 @@ PAGE_VALUES = PAGE_ROWS * ROW_VALUES
 FIRST_LINES = 2 * PAGE_VALUES // 8 // LINE_BYTES
 LOW_LINES = 8 * PAGE_VALUES // 8 // LINE_BYTES
 HEADER_BYTES = 24
-"""Before the codes of the second tier: the centres, and how many chunks those codes take."""
+"""Before the codes of the second tier: the centres, and how many chunks the codes of the second and third tier take."""
 CHUNK_BYTES = 8
+MOST_CHUNKS = 2 * PAGE_VALUES // 8 // CHUNK_BYTES
+"""Chunks of the second tier if every value has a code there; a larger number counts as this one."""
 
 
 def high_lines(dtype):
@@ -84,6 +86,7 @@ def encode_pages(pages, dtype, setting=0):
     for page in np.flatnonzero(fits):
         header = np.zeros(HEADER_BYTES, dtype=np.uint8)
         header[:PAGE_ROWS], header[PAGE_ROWS] = centre[page], chunks[page]
+        header[PAGE_ROWS + 1] = -(-third[page].sum() * 4 // (8 * CHUNK_BYTES))
         variable = np.zeros(middle_lines[page] * LINE_BYTES, dtype=np.uint8)
         start = HEADER_BYTES
         for codes, width in ((code[page, second[page]] >> 2 & 3, 2), (code[page, third[page]] >> 4, 4)):
@@ -120,12 +123,13 @@ def decode_pages(stored, lines, dtype):
         centre = np.repeat(variable[:PAGE_ROWS].astype(np.int64), ROW_VALUES)
         verbatim = centre == VERBATIM
         second_at = verbatim | (first == ESCAPE)
-        third_start = HEADER_BYTES + CHUNK_BYTES * int(variable[PAGE_ROWS])
+        third_start = HEADER_BYTES + CHUNK_BYTES * min(int(variable[PAGE_ROWS]), MOST_CHUNKS)
+        third_end = third_start + CHUNK_BYTES * int(variable[PAGE_ROWS + 1])
         second = np.zeros(PAGE_VALUES, dtype=np.int64)
         second[second_at] = _tier(variable[HEADER_BYTES:third_start], 2, second_at.sum())
         third_at = verbatim | (second_at & (second == ESCAPE))
         third = np.zeros(PAGE_VALUES, dtype=np.int64)
-        third[third_at] = _tier(variable[third_start:], 4, third_at.sum())
+        third[third_at] = _tier(variable[third_start:third_end], 4, third_at.sum())
 
         below = np.where(third_at, _THIRD_TABLE[third], np.where(second_at, _SECOND_TABLE[second], _FIRST_TABLE[first]))
         exponent = (centre - below) & ones
