@@ -13,8 +13,8 @@ code_chunk = data.StructLayout({"data": CHUNK_BITS, "last": 1, "empty": 1})
 class CodePacker(wiring.Component):
     """Packs fragments of short codes tightly into chunks of 64 bits, low bits first.
 
-    Latency 3 clocks from the fragment that completes a chunk; one fragment a clock (one clock more where a last fragment
-    ends in a second chunk). A last fragment completes its chunk with zeros. Empty on reset.
+    Latency 3 clocks from the fragment that completes a chunk; one fragment a clock (one clock more where a last
+    fragment ends in a second chunk). A last fragment completes its chunk with zeros. Empty on reset.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ def prefix_counts(m, mask, name):
 class Compactor(wiring.Component):
     """Moves the chosen ones of a beat's elements to its front, in order.
 
-    `latency` clocks, one beat a clock, always in motion; nothing here needs a reset. Elements behind the chosen ones are
-    meaningless.
+    `latency` clocks, one beat a clock, always in motion; nothing here needs a reset. Elements behind the chosen ones
+    are meaningless.
 
     Parameters
     ----------

@@ -80,8 +80,8 @@ class LosslessDecoder(wiring.Component):
         chain(m, self.stored, reader.stored)
 
         context = data.StructLayout({
-            "first": 2 * lanes, "second": 2 * lanes, "centre": EXPONENT_BITS, "dtype": Dtype, "ranks": _ranks_layout(lanes),
-            "count": range(lanes + 1), "has_third": 1, "last": 1, "has_second": 1})
+            "first": 2 * lanes, "second": 2 * lanes, "centre": EXPONENT_BITS, "dtype": Dtype,
+            "ranks": _ranks_layout(lanes), "count": range(lanes + 1), "has_second": 1, "has_third": 1, "last": 1})
 
         # First tier: which values have a code in the second
         m.submodules.first = first = Narrow(LINE_BITS, 2 * lanes)

@@ -24,8 +24,8 @@ MIDDLE_LINES = -(-(HEADER_WORDS + SECOND_WORDS + THIRD_WORDS) // LINE_WORDS)
 
 
 _THIRDS = 32
-"""Words of the third tier that fit where they wait for their beats: more than a page of real values has, so that the next
-page's header is read meanwhile."""
+"""Words of the third tier that fit where they wait for their beats: more than a page of real values has, so that the
+next page's header is read meanwhile."""
 
 
 class LosslessPage(data.Struct):
@@ -114,7 +114,7 @@ class LosslessReader(wiring.Component):
                         queue.valid.eq(Mux(stored, self.stored.valid, 1) & ~dropped),
                         self.stored.ready.eq(stored & (queue.ready | dropped)),
                     ]
-                    passed = Mux(stored, transfer(self.stored), queue.ready)
+                    passed = (queue.ready | dropped) & (~stored | self.stored.valid)
                     skips = is_bf16(dtype) if name == "high" else (middle == 0) if name == "middle" else 0
                     with m.If(skips):
                         m.d.comb += [queue.valid.eq(0), self.stored.ready.eq(0)]

@@ -35,8 +35,8 @@ class LosslessWriter(wiring.Component):
     """Makes the lines of `lossless` pages: four sections side by side, each with its place in the page.
 
     Index 0 to 31 the low bits, from 32 on the first tier, then the high bits (FP16), then the middle: header, second
-    tier, third tier. One beat a clock; the middle's first line comes when its header is complete, then the result. Lines
-    of the next page, but of no later one, may come before that. Lines above 63 are dropped. Empty on reset.
+    tier, third tier. One beat a clock; the middle's first line comes when its header is complete, then the result.
+    Lines of the next page, but of no later one, may come before that. Lines above 63 are dropped. Empty on reset.
 
     Parameters
     ----------
@@ -116,7 +116,10 @@ class LosslessWriter(wiring.Component):
         return m
 
     def _middle(self, m, pages, dtypes):
-        """Second tier, then third, in lines; the first line comes last, with the header. Returns what `_store` needs."""
+        """Second tier, then third, in lines; the first line comes last, with the header.
+
+        Returns what `_store` needs.
+        """
         m.submodules.thirds = thirds = Fifo(code_chunk, _THIRDS)
         m.submodules.seconds = seconds = Fifo(code_chunk, _SECONDS)
         chain(m, self.third, thirds)
@@ -181,7 +184,8 @@ class LosslessWriter(wiring.Component):
         m.d.comb += index.eq(base + Mux(page_sent, 0, lines))
         return dict(offer=offer & dtypes.valid, line=offer_line, index=index, sent=sent, ends=page_sent, lines=lines,
                     base=base, dtype=dtypes.payload,
-                    restart=[at.eq(HEADER_WORDS), chunks.eq(0), third_chunks.eq(0), lines.eq(0), ended.eq(0), done.eq(0)])
+                    restart=[at.eq(HEADER_WORDS), chunks.eq(0), third_chunks.eq(0), lines.eq(0), ended.eq(0),
+                             done.eq(0)])
 
     def _store(self, m, sections, middle, finished):
         """One line a clock from the section that has one; a section is never two pages ahead."""

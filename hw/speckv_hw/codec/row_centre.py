@@ -21,9 +21,8 @@ def exponent_beat(lanes):
 class RowCentre(wiring.Component):
     """Finds the centre of each row's exponents (``docs/format.md``, `lossless`).
 
-    Two passes over the row: its largest and smallest exponent, then how many are near the largest. `latency` clocks after
-    a row's last beat, if the row before was complete then; one beat a clock, no back-pressure: who asks must have room
-    for the centres. Empty on reset.
+    Two passes over the row: its largest and smallest exponent, then how many are near the largest. One beat a clock, no
+    back-pressure: who asks must have room for the centres. Empty on reset.
 
     Parameters
     ----------
