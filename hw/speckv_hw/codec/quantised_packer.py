@@ -108,7 +108,8 @@ class QuantisedPacker(wiring.Component):
             words.eq(row_setting << 1),
             sent.eq(transfer(self.o) & row_full & (second | ~two)),
         ]
-        checked_row = Cat(row[:8 * fixed.CHECK_AT], syndrome_check(syndrome, row_setting), row[8 * (fixed.CHECK_AT + 1):])
+        check = syndrome_check(syndrome, row_setting)
+        checked_row = Cat(row[:8 * fixed.CHECK_AT], check, row[8 * (fixed.CHECK_AT + 1):])
         m.d.sync += [syndrome.eq(row_syndrome(row)), checked.eq(row_full & ~sent)]
 
         page_last = Signal()

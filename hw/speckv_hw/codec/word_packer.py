@@ -14,8 +14,8 @@ class WordPacker(wiring.Component):
     """Packs fragments of 32-bit words tightly into the lines of a page.
 
     Latency 3 clocks from the fragment that completes a line; one fragment a clock (one clock more where a page's last
-    fragment ends in a second line). The page's last fragment completes its line with zeros; the first one begins as many
-    words into a line as it says, after zeros. Empty on reset.
+    fragment ends in a second line). The page's last fragment completes its line with zeros; the first one begins as
+    many words into a line as it says, after zeros. Empty on reset.
 
     Members
     -------
