@@ -8,11 +8,11 @@ from speckv_model.codec.float16 import bias
 from speckv_model.constants import ROW_VALUES
 from speckv_model.constants import Dtype as ModelDtype
 
-from ..stream import Fifo, chain, transfer
+from ..stream import Fifo, Stage, chain, transfer
 from ..types import LINE_BITS, Codec, Dtype, EncodeResult, StoredLine
 from .float16 import exponent_mantissa, is_bf16, is_finite
 from .narrow import Narrow
-from .payloads import PageLine, value_beat
+from .payloads import PageLine, chunk, value_beat
 from .pipeline import delay
 from .quantised_packer import QuantisedPacker, quantised_beat
 from .quantised_writer import QuantisedWriter
@@ -34,11 +34,8 @@ _NEAREST = 4
 
 
 def thresholds(ternary):
-    """Smallest mantissa of a group's peak with which the group does not have the next fraction.
-
-    By scale mantissa, group code and by how much the peak's exponent is below the scale's; from there on none does.
-    int (8, 3, 3).
-    """
+    """Smallest mantissa of a group's peak with which the group does not have the next fraction, by scale mantissa,
+    group code and by how much the peak's exponent is below the scale's: from there on none does. int (8, 3, 3)."""
     rate = Rate(SETTINGS[-2 if not ternary else -1])
     shift = 10 + fixed.INVERSE_BITS - (rate.planes - 1)
     return [[[-(-(rate.edge << shift + distance) // int(fixed.inverses(ternary)[mantissa, code]))
@@ -113,7 +110,9 @@ class QuantisedEncoder(wiring.Component):
         m.submodules.packer = packer = QuantisedPacker(lanes)
         m.submodules.words = words = WordPacker()
         m.submodules.writer = writer = QuantisedWriter()
-        chain(m, beats, packer, words, writer.body)
+        # Room for the lines that come while the writer ends a page.
+        m.submodules.ended = ended = Stage(chunk(LINE_BITS))
+        chain(m, beats, packer, words, ended, writer.body)
         chain(m, packer.page, writer.page)
         chain(m, writer.stored, self.stored)
         chain(m, writer.result, self.result)

@@ -13,8 +13,8 @@ __all__ = ["QuantisedWriter"]
 class QuantisedWriter(wiring.Component):
     """Numbers the lines of `fixed` and `variable` pages and ends each page with its result.
 
-    Latency 0 for lines, one a clock; line 0 of a `variable` page comes last, when its header is known. A clock or two
-    more for each page. Empty on reset.
+    Latency 0 for lines, one a clock; line 0 of a page comes last, when a header is known. Two clocks more for each
+    page. Empty on reset.
 
     Members
     -------
@@ -67,9 +67,13 @@ class QuantisedWriter(wiring.Component):
                 with m.If(self.stored.ready):
                     m.next = "RESULT"
             with m.State("RESULT"):
-                m.d.comb += self.result.valid.eq(1)
+                # The next page's line 0 only has to be kept.
+                m.d.comb += [
+                    self.result.valid.eq(1),
+                    pages.o.ready.eq(self.result.ready),
+                    self.body.ready.eq(self.result.ready),
+                ]
                 with m.If(self.result.ready):
-                    m.d.comb += pages.o.ready.eq(1)
-                    m.d.sync += index.eq(0)
+                    m.d.sync += [first.eq(self.body.p.data), index.eq(self.body.valid)]
                     m.next = "LINES"
         return m
