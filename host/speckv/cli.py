@@ -6,9 +6,10 @@ from rich.table import Table
 
 from speckv_sim.build import BuildError
 
+from . import calibrate, soak
 from . import demo as demonstration
 from . import open as open_device
-from . import soak
+from .bench import codec as bench_codec
 from .bench import link as bench_link
 from .errors import SpeckvError
 
@@ -75,7 +76,9 @@ def bench():
     """Measurements."""
 
 
+bench.add_command(bench_codec.main, "codec")
 bench.add_command(bench_link.main, "link")
+main.add_command(calibrate.command)
 main.add_command(soak.command)
 
 
