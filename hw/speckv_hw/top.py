@@ -21,6 +21,7 @@ from speckv_hw.pool.pool_allocator import PoolAllocator
 from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.stream import Arbiter, chain
 from speckv_hw.table.context_table import ContextTable
+from speckv_hw.table.descriptor_table import DescriptorTable
 from speckv_hw.table.page_table import PageTable
 from speckv_hw.table.share import Share
 from speckv_hw.types import AllocateResponse, FreeRequest
@@ -43,7 +44,8 @@ class Device(wiring.Component):
         mmio <--> csr --> command engine ----^
 
     A read that hits is answered `read_latency` clocks after its acceptance if nothing is before it. On reset the device
-    is empty: no contexts, all of the pool free; it takes `window_slots` clocks until STATUS says that it is ready.
+    is empty: no contexts, all of the pool free, all stream descriptors RAW; it takes as many clocks as there are window
+    slots, contexts or descriptors, whichever are most, until STATUS says that it is ready.
 
     Parameters
     ----------
@@ -79,6 +81,7 @@ class Device(wiring.Component):
         config = self._config
         m.submodules.endpoint = self._endpoint = Endpoint(config)
         m.submodules.contexts = self._contexts = ContextTable(config, Access)
+        m.submodules.descriptors = self._descriptors = DescriptorTable(config)
         m.submodules.cache = self._cache = PageCache(config)
         m.submodules.prefetcher = self._prefetcher = Prefetcher(config)
         m.submodules.fetcher = self._fetcher = Fetcher(config)
@@ -134,6 +137,8 @@ class Device(wiring.Component):
         chain(m, sealer.done, cache.seal_done)
         chain(m, sealer.line_request, cache.seal_read)
         chain(m, cache.seal_data, sealer.line_data)
+        chain(m, sealer.encoding_request, self._descriptors.request)
+        chain(m, self._descriptors.result, sealer.encoding)
 
         for number, (request, response) in enumerate((
                 (fetcher.table_request, fetcher.table_response),
@@ -173,11 +178,12 @@ class Device(wiring.Component):
         chain(m, commands.completion, csr.completion)
         chain(m, commands.manage, self._contexts.manage)
         chain(m, self._contexts.managed, commands.managed)
+        chain(m, commands.descriptor_op, self._descriptors.op)
         sources = (endpoint, self._cache, self._fetcher, self._opener, self._sealer, commands)
         for source, record in zip(sources, csr.records, strict=True):
             chain(m, source.error, record)
         m.d.comb += [
-            csr.ready.eq(self._contexts.swept),
+            csr.ready.eq(self._contexts.swept & self._descriptors.swept),
             csr.pool_free_sectors.eq(self._pool.free_sectors),
             endpoint.hdm_base.eq(csr.hdm_base),
             endpoint.enable.eq(csr.hdm_committed),

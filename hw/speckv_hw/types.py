@@ -46,12 +46,17 @@ SECTOR_WIDTH = 31
 """Pool sector number."""
 DRAM_LINE_WIDTH = 34
 """DRAM line number (64 B units)."""
+DESCRIPTOR_WIDTH = 12
+"""Stream descriptor."""
+SETTING_WIDTH = 8
+"""What a codec can be told."""
 
 
 class StreamInfo(data.Struct):
     """What the movers must know of the stream that a page belongs to."""
     context: CONTEXT_WIDTH
     codec: Codec
+    """Of the context; how a page is encoded says the descriptor table."""
     dtype: Dtype
 
 
@@ -156,8 +161,7 @@ class SlotLine(data.Struct):
 class EncodeStart(data.Struct):
     codec: Codec
     dtype: Dtype
-    setting: 8
-    """What the codec is told, one of its settings (``docs/format.md``)."""
+    setting: SETTING_WIDTH
 
 
 class StoredLine(data.Struct):
@@ -171,7 +175,7 @@ class EncodeResult(data.Struct):
     fits: 1
     """The encoded page takes fewer lines than the page itself; otherwise it must be stored as `raw`."""
     first: 6
-    """Index of the line that is stored first; after the line with the highest index comes that with index 0."""
+    """Index of the line that is stored first: DRAM gets `first`, `first` + 1, ..., `lines` - 1, 0, ..., `first` - 1."""
 
 
 class DecodeStart(data.Struct):

@@ -56,6 +56,8 @@ class DeviceConfig:
         AXI4 bursts of each direction that wait for their end, a power of two.
     command_slots : int
         Commands that the queue in MMIO space holds, a power of two.
+    descriptors : int
+        Stream descriptors that the table holds, a power of two up to 4096.
     codecs : tuple of str
         Names of the codecs built in, lower case; ``raw`` is always among them.
 
@@ -78,6 +80,7 @@ class DeviceConfig:
     fetches_in_flight: int = 16
     bursts_in_flight: int = 32
     command_slots: int = 16
+    descriptors: int = 2048
     codecs: tuple[str, ...] = ("raw", "speckv")
 
     def __post_init__(self):
@@ -99,6 +102,7 @@ class DeviceConfig:
         _require_power_of_two("fetches_in_flight", self.fetches_in_flight, 1, 64)
         _require_power_of_two("bursts_in_flight", self.bursts_in_flight, 2, 64)
         _require_power_of_two("command_slots", self.command_slots, 2, 64)
+        _require_power_of_two("descriptors", self.descriptors, 1, 4096)
         known = {codec.name.lower() for codec in Codec}
         for name in self.codecs:
             if name not in known:
@@ -116,7 +120,7 @@ class DeviceConfig:
         """A device whose every limit is soon met, for tests: four cached pages, a 1 MiB pool; with `changes`."""
         return cls(**dict(pool_bytes=1 << 20, contexts=16, window_slots=1024, cache_pages=4, cache_ways=2,
                           tlb_entries=16, tlb_ways=2, requests_in_flight=16, fetches_in_flight=4,
-                          bursts_in_flight=4, command_slots=4) | changes)
+                          bursts_in_flight=4, command_slots=4, descriptors=64) | changes)
 
     @classmethod
     def preset(cls, name, **changes):

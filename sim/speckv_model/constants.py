@@ -129,6 +129,8 @@ class Status(IntEnum):
     """A command that this device does not have yet."""
     MEMORY_ERROR = 8
     """Device DRAM answered with an error."""
+    BAD_DESCRIPTOR = 9
+    """The codec does not take the setting, or a stream descriptor is meant that the table does not have."""
 
 
 class ErrorKind(IntEnum):

@@ -13,6 +13,7 @@ from .mover.sealer import Sealer
 from .pool.pool_allocator import PoolAllocator
 from .prefetch.prefetcher import Prefetcher
 from .table.context import ContextTable
+from .table.descriptor import DescriptorTable
 from .table.page_table import PageTable, TableFault
 
 
@@ -67,9 +68,10 @@ class DeviceModel:
         self.pool = PoolAllocator(config)
         port = _MemoryPort(self.dram, csr.counters)
         self.table = PageTable(config, port)
+        self.descriptors = DescriptorTable(config, self.contexts)
         opener = Opener(self.table, self.pool, csr.errors, csr.counters)
         fetcher = Fetcher(config, opener, port, csr.errors, csr.counters)
-        sealer = Sealer(config, opener, self.pool, port, csr.errors, csr.counters)
+        sealer = Sealer(config, self.descriptors, opener, self.pool, port, csr.errors, csr.counters)
         self.cache = PageCache(config, fetcher, opener, sealer, csr.errors, csr.counters)
         self.prefetcher = Prefetcher(self.cache, csr)
         self.endpoint = Endpoint(config, self.contexts, self.cache, self.prefetcher, csr)
@@ -117,6 +119,10 @@ class DeviceModel:
             case PageOpKind.FREE:
                 return Status.OK if self.cache.free(page, stream) else Status.MEMORY_ERROR
         return Status.OK
+
+    def load_descriptors(self, first, count, encoding):
+        """Makes `count` stream descriptors from number `first` on the `Encoding` given."""
+        self.descriptors.load(first, count, encoding)
 
     def free_sectors(self):
         """Sectors of the pool that are free."""

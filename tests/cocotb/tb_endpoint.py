@@ -105,7 +105,8 @@ class EndpointBench:
         context = self.traffic.context(number, codec, dtype, ld_id)
         pages = int(context.pages.max()) + 1 - context.first_page
         record = model.ContextRecord(ld_id=ld_id, first_page=context.first_page, pages=pages, dtype=dtype, codec=codec)
-        await self._do(ContextOpKind.PUT, context=number, record=RECORD.pack(valid=1, **vars(record)))
+        fields = {name: getattr(record, name) for name in ("ld_id", "first_page", "pages", "dtype", "codec")}
+        await self._do(ContextOpKind.PUT, context=number, record=RECORD.pack(valid=1, **fields))
         self.table.put(number, record)
         await self._put_slot(context, number)
 

@@ -9,12 +9,12 @@ from amaranth.hdl import Const
 
 from speckv_hw.csr.page_op import PageOpKind
 from speckv_hw.table.context import ContextOpKind
+from speckv_hw.table.descriptor import DescriptorOpKind
 from speckv_hw.types import TableFault, TableOp
 from speckv_model.constants import Codec, Dtype, Status
 from speckv_model.table.context import ContextRecord, ContextTable
 
-RECORD_FIELDS = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec",
-                 "descriptor_base")
+RECORD_FIELDS = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec")
 
 
 def number(value):
@@ -22,12 +22,15 @@ def number(value):
     return int(value if isinstance(value, int) else value.value)
 
 
-def unpack_record(record):
-    """The model's record of a hardware `record`, None if that is not valid."""
+def unpack_record(record, rule):
+    """The model's record of a hardware `record` and the context's `EncodingRule`, None if the record is not valid."""
     if not record.valid:
         return None
     values = {name: number(record[name]) for name in RECORD_FIELDS}
-    return ContextRecord(**values | {"dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"])})
+    assert (rule.first_page, rule.index_bits) == (record.first_page, record.index_bits)
+    return ContextRecord(**values | {
+        "dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"]), "setting": rule.setting,
+        "per_stream": bool(rule.per_stream), "descriptor_base": rule.base})
 
 
 def pack_record(record):
@@ -78,6 +81,9 @@ class ModelDevice:
         self._log.append(("clear", page, count))
         return self._bad.range_status(page, count)
 
+    def load_descriptors(self, first, count, encoding):
+        self._log += [("load", descriptor, *encoding) for descriptor in range(first, first + count)]
+
     def page_op(self, kind, page, context, record):
         self._log.append(("page", int(kind), page, context, record.codec, record.dtype))
         return self._bad.page_status(page)
@@ -87,13 +93,14 @@ class ModelDevice:
 
 
 class Responders:
-    """Background testbenches that answer a `CommandEngine`: context table, page table, page cache.
+    """Background testbenches that answer a `CommandEngine`: context, descriptor and page table, page cache.
 
     `reset` is the reset of the engine, which makes them forget what they were asked.
     """
 
     def __init__(self, config, engine, bad, log, seed, delay=0.5, reset=None):
         self.contexts = LoggedContexts(config, log)
+        self._rules = {}
         self._engine = engine
         self._bad = bad
         self._log = log
@@ -108,9 +115,10 @@ class Responders:
 
     @property
     def page_testbenches(self):
-        """Those of the page table and the page cache alone."""
+        """Those of the descriptor table, the page table and the page cache alone."""
         engine = self._engine
-        return [self._server(engine.table_request, engine.table_response, self._table),
+        return [self._descriptors,
+                self._server(engine.table_request, engine.table_response, self._table),
                 self._server(engine.page_op, engine.page_op_done, self._page_op)]
 
     def _server(self, request, reply, answer):
@@ -131,12 +139,25 @@ class Responders:
                 ctx.set(reply.valid, 0)
         return testbench
 
+    async def _descriptors(self, ctx):
+        rng = random.Random(f"descriptors {self._seed}")
+        while True:
+            while rng.random() < self._delay:
+                await ctx.tick()
+            ctx.set(self._engine.descriptor_op.ready, 1)
+            [op] = await ctx.tick().sample(self._engine.descriptor_op.payload).until(self._engine.descriptor_op.valid)
+            ctx.set(self._engine.descriptor_op.ready, 0)
+            if op.kind == DescriptorOpKind.RULE:
+                self._rules[op.number] = op.rule
+            else:
+                self._log.append(("load", op.number, number(op.encoding.codec), op.encoding.setting))
+
     def _manage(self, op):
         match op.kind:
             case ContextOpKind.GET:
                 return {"record": pack_record(self.contexts.record(op.context))}
             case ContextOpKind.PUT:
-                self.contexts.put(op.context, unpack_record(op.record))
+                self.contexts.put(op.context, unpack_record(op.record, self._rules.get(op.context)))
             case ContextOpKind.GET_SLOT:
                 owner = self.contexts.slot(op.slot)
                 return {"valid": owner is not None, "context": owner or 0}
@@ -160,7 +181,7 @@ class Responders:
 def random_command(rng, config):
     """Fields of a command that is often legal: contexts and ranges are few, mistakes of every kind occur."""
     granule, window = config.granule_pages, config.window_pages
-    opcode = rng.choice([*range(11), 255] + 4 * [1] + 2 * [2, 3, 4, 5, 8])
+    opcode = rng.choice([*range(11), 255] + 4 * [1] + 2 * [2, 3, 4, 5, 8, 9])
     first = rng.randrange(4) * granule
     pages = granule * rng.choice([1, 1, 2])
     if opcode not in (1, 2):
@@ -168,8 +189,10 @@ def random_command(rng, config):
     command = dict(opcode=opcode, context=rng.randrange(3), tag=rng.getrandbits(16),
                    first_page=first, pages=pages, index_bits=rng.randrange(granule.bit_length()),
                    head_bits=rng.randrange(8), layer_bits=rng.randrange(8), dtype=rng.randrange(2),
-                   codec=rng.randrange(2), ld_id=rng.randrange(16), descriptor_base=rng.getrandbits(16))
-    mistakes = dict(context=[config.contexts, config.contexts + 1, 4095], codec=[2, 7],
+                   codec=rng.randrange(2), setting=0, per_stream=rng.randrange(2), ld_id=rng.randrange(16),
+                   descriptor_base=rng.randrange(config.descriptors), descriptor=rng.randrange(config.descriptors))
+    mistakes = dict(setting=[1, 128], descriptor=[config.descriptors, 0xFFFF], descriptor_base=[config.descriptors],
+                    context=[config.contexts, config.contexts + 1, 4095], codec=[2, 7],
                     first_page=[first + 1, window - granule, window],
                     pages=[0, pages + 1, 2 * window, window],
                     index_bits=[31, 20], head_bits=[31, 27], layer_bits=[31])

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 from streams import receive, send
 
+from speckv_hw.table.descriptor import Encoding
 from speckv_hw.types import AllocateResponse, ReadData, TableFault, TableOp, TableResponse, WriteDone
 from speckv_model.constants import LINE_BYTES, PageState
 from speckv_model.pool.pool_allocator import PoolAllocator
@@ -43,6 +44,8 @@ class Surroundings:
         self.no_room = set()
         """Which allocations fail, counted from 0."""
         self.slots = {}
+        self.encodings = {}
+        """(codec, setting) by page, where it is not that of the stream."""
 
     async def pause(self, ctx):
         while self.rng.random() < self.stall:
@@ -65,6 +68,14 @@ class Surroundings:
 
     async def updates(self, ctx, dut):
         await self._serve_table(ctx, dut.update_request, dut.update_response)
+
+    async def encodings_of_pages(self, ctx, dut):
+        """The descriptor table."""
+        while True:
+            request, = await self.take(ctx, dut.encoding_request)
+            await self.pause(ctx)
+            codec, setting = self.encodings.get(request.page, (request.stream.codec.value, 0))
+            await self.give(ctx, dut.encoding, [Encoding.const({"codec": codec, "setting": setting})])
 
     async def _serve_table(self, ctx, requests, responses):
         while True:

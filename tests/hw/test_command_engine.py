@@ -1,6 +1,7 @@
 """CommandEngine against its model: statuses, errors and every change that it asks for, in order."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -26,7 +27,7 @@ from speckv_model.csr.error_log import ErrorLog
 # Granules of four pages keep walks over slots and pages short.
 CONFIG = DeviceConfig.small(window_slots=1 << 14)
 NOTHING = dict(context=0, tag=0, first_page=0, pages=0, index_bits=0, head_bits=0, layer_bits=0, dtype=0,
-               codec=0, ld_id=0, descriptor_base=0)
+               codec=0, ld_id=0, setting=0, per_stream=0, descriptor_base=0, descriptor=0)
 
 
 class AllErrors(ErrorLog):
@@ -68,7 +69,7 @@ def run(commands, bad=None, delay=0.5, config=CONFIG):
             errors.append((number(record.kind), record.address, record.detail))
 
     simulate(dut, commander, completions, background=[error_records, *responders.testbenches],
-             watched=[dut.manage, dut.table_request, dut.page_op, dut.error], clocks=200_000)
+             watched=[dut.manage, dut.table_request, dut.descriptor_op, dut.page_op, dut.error], clocks=200_000)
     return statuses, errors, log
 
 
@@ -86,10 +87,49 @@ def test_every_status():
     commands = [create, NOTHING | dict(opcode=200), create, create | dict(context=1, pages=3),
                 create | dict(context=1), create | dict(context=1, codec=5),
                 create | dict(context=1, index_bits=3), NOTHING | dict(opcode=Opcode.PIN),
-                create | dict(context=1, first_page=12)]
+                create | dict(context=1, first_page=12), create | dict(context=1, first_page=4, setting=1)]
     bad = BadPages([13])
     assert run(commands, bad) == expect(commands, bad)
     assert expect(commands, bad)[0] == list(Status)
+
+
+def test_settings_are_those_of_the_codecs():
+    """Every setting near an edge, of every codec number, loaded and in CREATE: refused where the model refuses it."""
+    config = replace(CONFIG, codecs=("raw", "speckv", "fixed", "variable"))
+    choices = [dict(codec=codec, setting=setting) for codec in range(8) for setting in (0, 1, 6, 7, 16, 17, 128, 255)]
+    commands = [NOTHING | dict(opcode=Opcode.LOAD_DESCRIPTOR, descriptor=number % 64, pages=1) | choice
+                for number, choice in enumerate(choices)]
+    commands += [NOTHING | dict(opcode=opcode, context=2, pages=4) | choice for choice in choices
+                 for opcode in (Opcode.CREATE, Opcode.DESTROY)]
+    expected = expect(commands, BadPages(), config)
+    counts = Counter(expected[0])
+    # RAW and SPECKV take one of these settings, FIXED two, VARIABLE all; CREATE's contexts are destroyed again.
+    assert counts[Status.OK] == 3 * (1 + 1 + 2 + 8)
+    assert set(counts) == {Status.OK, Status.BAD_CODEC, Status.BAD_DESCRIPTOR, Status.BAD_CONTEXT}
+    assert run(commands, delay=0.0, config=config) == expected
+
+
+@pytest.mark.parametrize("descriptors", [1, 64, 4096])
+def test_descriptors_that_the_table_has(descriptors):
+    """Ranges that end before, at and behind the end of the table, loaded or needed by the streams of a context."""
+    config = replace(CONFIG, descriptors=descriptors)
+    load = NOTHING | dict(opcode=Opcode.LOAD_DESCRIPTOR, codec=1)
+    few, end = min(3, descriptors), descriptors
+    commands = [load | fields for fields in (
+        dict(descriptor=end - few, pages=few), dict(descriptor=end - few, pages=few + 1), dict(descriptor=end, pages=1),
+        dict(descriptor=0, pages=0), dict(descriptor=0, pages=end + 1), dict(descriptor=0xFFFF, pages=1),
+        dict(descriptor=0, pages=(1 << 29) - 1), dict(descriptor=0, pages=end))]
+    # 64 pages: as many streams as they hold, or as the geometry has.
+    create = NOTHING | dict(opcode=Opcode.CREATE, context=1, pages=64, per_stream=1)
+    for index_bits, head_bits, layer_bits in ((0, 0, 0), (0, 2, 1), (3, 4, 5), (5, 9, 13), (4, 12, 0), (6, 3, 3)):
+        streams = min(64 >> index_bits, 2 << head_bits + layer_bits)
+        for base in {max(end - streams, 0), max(end - streams + 1, 0), end - 1, end, 0xFFFF - streams}:
+            widths = dict(index_bits=index_bits, head_bits=head_bits, layer_bits=layer_bits)
+            commands += [create | widths | dict(descriptor_base=base), NOTHING | dict(opcode=Opcode.DESTROY, context=1)]
+    expected = expect(commands, BadPages(), config)
+    counts = Counter(expected[0])
+    assert counts[Status.OK] >= 4 and counts[Status.BAD_DESCRIPTOR] > 16
+    assert run(commands, delay=0.0, config=config) == expected
 
 
 class WithContextTable(Elaboratable):
@@ -144,7 +184,7 @@ def test_with_the_context_table():
             statuses.append(number(completion.status))
 
     simulate(dut, testbench, background=[completions, *responders.page_testbenches])
-    assert [entry for entry in expected_log if entry[0] in ("clear", "page")] == log
+    assert [entry for entry in expected_log if entry[0] in ("clear", "load", "page")] == log
 
 
 def test_largest_window():
@@ -205,7 +245,7 @@ def test_reset_in_the_middle():
             # The device's reset also empties the boxes that would answer.
             await ctx.tick().repeat(8)
             ctx.set(reset, 0)
-            for port in (dut.manage, dut.table_request, dut.page_op, dut.error, dut.completion):
+            for port in (dut.manage, dut.table_request, dut.descriptor_op, dut.page_op, dut.error, dut.completion):
                 assert not ctx.get(port.valid)
             for slot in range(2):
                 responders.contexts.put_slot(slot, None)

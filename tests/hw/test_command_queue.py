@@ -62,7 +62,7 @@ def test_fields_and_latency():
     dut = CommandQueue(CONFIG)
     fields = dict(opcode=0xFE, context=0xABC, tag=0xBEEF, first_page=0xFEDCBA9, pages=0x10000001,
                   index_bits=17, head_bits=30, layer_bits=5, dtype=1, codec=5, ld_id=9,
-                  descriptor_base=0x8001)
+                  setting=0xA5, per_stream=1, descriptor_base=0x8001, descriptor=0x7FFE)
 
     async def testbench(ctx):
         ctx.set(dut.enable, 1)

@@ -8,6 +8,8 @@ from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to
 from streams import receive, send, simulate
 
 from speckv_hw.codec.page_encoder import PageEncoder
+from speckv_hw.codec.raw_encoder import RawEncoder
+from speckv_hw.stream import transfer
 from speckv_model import codec as model
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import PAGE_LINES, Codec, Dtype
@@ -120,6 +122,35 @@ def test_reset_empties_it():
         await receive(ctx, dut.result, 1)
 
     simulate(ResetInserter(reset)(dut), drive, check, clocks=2000)
+
+
+def test_the_setting_goes_with_the_lines(monkeypatch):
+    """An encoder that returns the setting of a page's last line as `first`."""
+    class Echo(RawEncoder):
+        def elaborate(self, platform):
+            m = super().elaborate(platform)
+            with m.If(transfer(self.lines)):
+                m.d.sync += self.result.p.first.eq(self.lines.p.setting)
+            return m
+
+    monkeypatch.setattr("speckv_hw.codec.page_encoder.RawEncoder", Echo)
+    dut = PageEncoder(DeviceConfig(codecs=("raw",)))
+    page = to_lines(np.zeros(4096, np.uint8))
+    settings = [3, 0, 63, 3]
+
+    async def drive(ctx):
+        await send(ctx, dut.start, [dict(setting=setting) for setting in settings])
+
+    async def give(ctx):
+        await send(ctx, dut.lines, page * len(settings), idle=0.1)
+
+    async def check(ctx):
+        assert [result.first for result in await receive(ctx, dut.result, len(settings))] == settings
+
+    async def drain(ctx):
+        await receive(ctx, dut.stored, len(settings) * PAGE_LINES)
+
+    simulate(dut, drive, give, check, drain, clocks=2000)
 
 
 def test_unknown_codec_means_raw():

@@ -2,12 +2,24 @@
 
 import numpy as np
 import pytest
+from amaranth.hdl import Array, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
 from mover_bench import Surroundings, mask_of
 from streams import SEED, receive, send, simulate
 
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.sealer import Sealer
-from speckv_hw.types import ErrorKind, SealJob, SealKind, TableFault
+from speckv_hw.types import (
+    LINE_BITS,
+    EncodeResult,
+    EncodeStart,
+    ErrorKind,
+    SealJob,
+    SealKind,
+    StoredLine,
+    TableFault,
+)
 from speckv_model.codec import codec as codecs
 from speckv_model.constants import OPEN_SECTORS, Codec, Dtype, PageState
 from speckv_model.mover.messages import pack_header, unpack_header
@@ -32,8 +44,7 @@ def page_that_does_not_fit(seed):
 
 def run(jobs, slots, *, stall=0.0, errors=0, set_up=None):
     """Runs the sealer over `jobs` (dictionaries of `SealJob` fields); returns surroundings, answers and errors."""
-    codecs = {job["stream"]["codec"].name.lower() for job in jobs}
-    config = DeviceConfig.small(lanes=8, codecs=tuple({"raw"} | codecs))
+    config = DeviceConfig.small(lanes=8)
     dut = Sealer(config)
     around = Surroundings(config, SEED, stall)
     around.slots = slots
@@ -55,9 +66,10 @@ def run(jobs, slots, *, stall=0.0, errors=0, set_up=None):
 
     simulate(dut, give, take, log,
              background=[lambda ctx, serve=serve: serve(ctx, dut) for serve in (
-                 around.table, around.updates, around.allocations, around.frees, around.writes, around.cached_lines)],
-             watched=[dut.done, dut.table_request, dut.update_request, dut.write_request, dut.write_data, dut.allocate,
-                      dut.free])
+                 around.table, around.encodings_of_pages, around.updates, around.allocations, around.frees,
+                 around.writes, around.cached_lines)],
+             watched=[dut.done, dut.table_request, dut.encoding_request, dut.update_request, dut.write_request,
+                      dut.write_data, dut.allocate, dut.free])
     return around, answers, logged
 
 
@@ -131,6 +143,100 @@ def test_a_sealed_page_is_what_the_codec_makes_of_it():
         assert answers[slot].state.value == PageState.SEALED and answers[slot].slot == slot
         held += -(-len(stored) // 2)
     assert around.pool.free_sectors == around.config.pool_sectors - held
+
+
+def test_the_encoding_is_that_of_the_descriptor_table():
+    """Whatever the stream's codec is; a page that is spilled or cannot be sealed changes nothing for the others."""
+    pages = {slot: page_of_values([SEED, slot]) for slot in range(6)}
+    pages[2] = page_that_does_not_fit(SEED)
+    streams = [Codec.RAW, Codec.SPECKV, Codec.RAW, Codec.RAW, Codec.RAW, Codec.SPECKV]
+    chosen = [Codec.SPECKV, Codec.RAW, Codec.SPECKV, Codec.SPECKV, Codec.SPECKV, Codec.RAW]
+    jobs = [job(SealKind.SEAL, codec=codec, page=100 + slot, slot=slot) for slot, codec in enumerate(streams)]
+    jobs[1]["poison"] = 1
+    jobs[3]["kind"] = SealKind.SPILL
+
+    def set_up(around):
+        around.encodings = {100 + slot: (codec, 0) for slot, codec in enumerate(chosen)}
+        around.faults = {104: TableFault.CORRUPT}
+
+    around, answers, _ = run(jobs, pages, stall=0.3, errors=1, set_up=set_up)
+    assert [answer.state.value for answer in answers] == [
+        PageState.SEALED, PageState.POISONED, PageState.SEALED, PageState.OPEN, PageState.POISONED, PageState.SEALED]
+    check_spilled(around, 103, jobs[3], pages[3])
+    assert (around.stored(100).ravel() == codecs.encode(Codec.SPECKV, Dtype.FP16, pages[0].ravel())).all()
+    for slot, codec in ((0, Codec.SPECKV), (2, Codec.RAW), (5, Codec.RAW)):
+        assert around.entries[100 + slot]["codec"] == codec
+    for slot in (2, 5):
+        assert (around.stored(100 + slot) == pages[slot]).all()
+
+
+class RotatingEncoder(wiring.Component):
+    """Stores the first `setting` + 1 lines of a page, highest first; the page begins with the line that bits 5 to 0 of
+    line 0 name."""
+
+    def __init__(self, config):
+        super().__init__({
+            "start": In(stream.Signature(EncodeStart)),
+            "lines": In(stream.Signature(LINE_BITS)),
+            "stored": Out(stream.Signature(StoredLine)),
+            "result": Out(stream.Signature(EncodeResult)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        start = Signal(EncodeStart)
+        page = Array(Signal(LINE_BITS, name=f"line{n}") for n in range(64))
+        taken, left = Signal(7), Signal(7)
+        m.d.comb += [
+            self.stored.p.index.eq(left - 1),
+            self.stored.p.data.eq(page[(left - 1)[:6]]),
+            self.result.p.lines.eq(start.setting + 1),
+            self.result.p.fits.eq(start.codec.as_value() == Codec.SPECKV),
+            self.result.p.first.eq(page[0][:6]),
+        ]
+        with m.FSM():
+            with m.State("START"):
+                m.d.comb += self.start.ready.eq(1)
+                m.d.sync += [start.eq(self.start.payload), taken.eq(0), left.eq(self.start.p.setting + 1)]
+                with m.If(self.start.valid):
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                m.d.comb += self.lines.ready.eq(1)
+                with m.If(self.lines.valid):
+                    m.d.sync += [page[taken[:6]].eq(self.lines.payload), taken.eq(taken + 1)]
+                    with m.If(taken == 63):
+                        m.next = "STORE"
+            with m.State("STORE"):
+                m.d.comb += self.stored.valid.eq(left != 0)
+                m.d.sync += left.eq(left - self.stored.ready)
+                with m.If(left == 0):
+                    m.next = "RESULT"
+            with m.State("RESULT"):
+                m.d.comb += self.result.valid.eq(1)
+                with m.If(self.result.ready):
+                    m.next = "START"
+        return m
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+def test_a_page_is_stored_from_its_first_line_on(monkeypatch, stall):
+    """In turn, whatever was first in the page before; and the setting is that of the page."""
+    monkeypatch.setattr("speckv_hw.mover.sealer.PageEncoder", RotatingEncoder)
+    rng = np.random.default_rng(SEED)
+    shapes = [(1, 0), (64, 63), (64, 0), (2, 1), (33, 17), (64, 1), (63, 62), (12, 5)]
+    jobs, slots = [], {}
+    for slot, (_, first) in enumerate(shapes):
+        slots[slot] = rng.integers(0, 256, (64, 64), np.uint8)
+        slots[slot][0, 0] = first
+        jobs.append(job(SealKind.SEAL, page=100 + slot, slot=slot))
+
+    def set_up(around):
+        around.encodings = {100 + slot: (Codec.SPECKV, lines - 1) for slot, (lines, _) in enumerate(shapes)}
+
+    around, _, _ = run(jobs, slots, stall=stall, set_up=set_up)
+    for slot, (lines, first) in enumerate(shapes):
+        assert around.entries[100 + slot]["codec"] == Codec.SPECKV
+        assert (around.stored(100 + slot) == np.roll(slots[slot][:lines], -first, axis=0)).all()
 
 
 def test_a_page_with_a_poisoned_line_becomes_poisoned():

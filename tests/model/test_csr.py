@@ -1,5 +1,6 @@
 """MMIO of the model: commands, their checks, doorbell, errors and counters."""
 
+
 import pytest
 
 from speckv_model.config import DeviceConfig
@@ -37,6 +38,9 @@ class RecordingDevice:
         self.asked.append((kind, page, context))
         return self.status if page == self.bad_page else Status.OK
 
+    def load_descriptors(self, first, count, encoding):
+        self.asked.append(("load", first, count, encoding))
+
     def free_sectors(self):
         return self.free
 
@@ -44,10 +48,10 @@ class RecordingDevice:
 class Bench:
     """A model with a host's helpers."""
 
-    def __init__(self):
+    def __init__(self, config=CONFIG):
         self.device = RecordingDevice()
-        self.contexts = ContextTable(CONFIG)
-        self.csr = CsrModel(CONFIG, self.contexts, self.device)
+        self.contexts = ContextTable(config)
+        self.csr = CsrModel(config, self.contexts, self.device)
         self.tail = 0
 
     def read(self, register):
@@ -95,6 +99,11 @@ def test_create_makes_the_context_visible_after_clearing(bench):
     (dict(first_page=CONFIG.window_pages - GRANULE, pages=2 * GRANULE), Status.BAD_RANGE),
     (dict(index_bits=7), Status.BAD_GEOMETRY),
     (dict(index_bits=6, head_bits=10, layer_bits=12), Status.BAD_GEOMETRY),
+    (dict(codec=Codec.SPECKV, setting=1), Status.BAD_DESCRIPTOR),
+    (dict(setting=255), Status.BAD_DESCRIPTOR),
+    (dict(per_stream=1, index_bits=3, head_bits=1, layer_bits=1, descriptor_base=57), Status.BAD_DESCRIPTOR),
+    (dict(per_stream=1, head_bits=4, layer_bits=1, descriptor_base=1), Status.BAD_DESCRIPTOR),
+    (dict(per_stream=1, descriptor_base=0xFFFF), Status.BAD_DESCRIPTOR),
     (dict(first_page=0, pages=2 * GRANULE), Status.OVERLAP),
 ])
 def test_create_is_refused(bench, changes, status):
@@ -104,6 +113,21 @@ def test_create_is_refused(bench, changes, status):
     assert len(bench.device.asked) == 1
     first = REGISTERS.ERROR_FIRST.unpack(bench.read(REGISTERS.ERROR_FIRST))
     assert first == {"kind": ErrorKind.COMMAND, "detail": status, "valid": 1}
+
+
+@pytest.mark.parametrize("fields", [
+    dict(index_bits=3, head_bits=1, layer_bits=1, descriptor_base=CONFIG.descriptors - 8),
+    dict(index_bits=6, head_bits=4, layer_bits=4, descriptor_base=CONFIG.descriptors - 1),
+    dict(index_bits=0, head_bits=1, layer_bits=0, descriptor_base=CONFIG.descriptors - 4),
+])
+def test_create_needs_descriptors_of_the_streams_that_exist(bench, fields):
+    """As many as the range reaches, at most as many as the geometry names; none without `per_stream`."""
+    assert bench.create(0, per_stream=1, **fields) == Status.OK
+    record = bench.contexts.record(0)
+    assert record.per_stream and record.descriptor_base == fields["descriptor_base"]
+    fields["descriptor_base"] += 1
+    assert bench.create(1, GRANULE, per_stream=1, **fields) == Status.BAD_DESCRIPTOR
+    assert bench.create(1, GRANULE, **fields) == Status.OK
 
 
 def test_create_that_cannot_clear_leaves_nothing(bench):
@@ -151,9 +175,45 @@ def test_one_bad_page_does_not_stop_the_rest(bench):
     assert len(bench.device.asked) == 4
 
 
+@pytest.fixture
+def more_codecs():
+    """A bench of a device that also has codecs with settings."""
+    return Bench(DeviceConfig.small(codecs=("raw", "speckv", "fixed", "variable")))
+
+
+def test_load_descriptor(more_codecs):
+    for codec, setting in ((Codec.RAW, 0), (Codec.SPECKV, 0), (Codec.FIXED, 7), (Codec.FIXED, 16),
+                           (Codec.VARIABLE, 0), (Codec.VARIABLE, 255)):
+        more_codecs.device.asked.clear()
+        assert more_codecs.command(Opcode.LOAD_DESCRIPTOR, descriptor=3, pages=61, codec=codec,
+                                   setting=setting) == Status.OK
+        assert more_codecs.device.asked == [("load", 3, 61, (codec, setting))]
+
+
+@pytest.mark.parametrize("changes, status", [
+    (dict(codec=Codec.LOSSLESS), Status.BAD_CODEC),
+    (dict(codec=7, pages=0), Status.BAD_CODEC),
+    (dict(setting=1), Status.BAD_DESCRIPTOR),
+    (dict(codec=Codec.RAW, setting=8), Status.BAD_DESCRIPTOR),
+    (dict(codec=Codec.FIXED, setting=6), Status.BAD_DESCRIPTOR),
+    (dict(codec=Codec.FIXED, setting=17), Status.BAD_DESCRIPTOR),
+    (dict(pages=0), Status.BAD_DESCRIPTOR),
+    (dict(pages=5), Status.BAD_DESCRIPTOR),
+    (dict(descriptor=64), Status.BAD_DESCRIPTOR),
+    (dict(descriptor=0xFFFF), Status.BAD_DESCRIPTOR),
+    (dict(pages=(1 << 29) - 1), Status.BAD_DESCRIPTOR),
+])
+def test_load_descriptor_is_refused(more_codecs, changes, status):
+    fields = dict(codec=Codec.SPECKV, descriptor=60, pages=4) | changes
+    assert more_codecs.command(Opcode.LOAD_DESCRIPTOR, **fields) == status
+    assert more_codecs.device.asked == []
+    first = REGISTERS.ERROR_FIRST.unpack(more_codecs.read(REGISTERS.ERROR_FIRST))
+    assert first == {"kind": ErrorKind.COMMAND, "detail": status, "valid": 1}
+
+
 def test_other_opcodes(bench):
     assert bench.command(Opcode.NOP) == Status.OK
-    for opcode in (Opcode.PIN, Opcode.UNPIN, Opcode.LOAD_DESCRIPTOR):
+    for opcode in (Opcode.PIN, Opcode.UNPIN):
         assert bench.command(opcode) == Status.UNSUPPORTED
     assert bench.command(200) == Status.BAD_OPCODE
 

@@ -25,7 +25,7 @@ CONFIGS = [
     DeviceConfig.small(),
     DeviceConfig(window_bits=40, pool_bytes=1 << 38, window_slots=1 << 16, cache_pages=4096,
                  tlb_entries=1 << 16, requests_in_flight=4096, fetches_in_flight=64, bursts_in_flight=64,
-                 command_slots=64, lanes=8, codecs=tuple(codec.name.lower() for codec in Codec)),
+                 command_slots=64, descriptors=4096, lanes=8, codecs=tuple(codec.name.lower() for codec in Codec)),
 ]
 
 
@@ -56,10 +56,12 @@ def test_fields_pack_and_unpack():
 def test_command_packs_and_unpacks():
     fields = dict(opcode=Opcode.CREATE, context=0xABC, tag=0xBEEF, first_page=0xFFFFFFF,
                   pages=1 << 28, index_bits=31, head_bits=1, layer_bits=30, dtype=Dtype.BF16,
-                  codec=Codec.SPECKV, ld_id=15, descriptor_base=0x8001)
+                  codec=Codec.SPECKV, ld_id=15, setting=0x81, per_stream=1, descriptor_base=0x8001,
+                  descriptor=0x1234)
     words = pack_command(**fields)
     assert words == [0xBEEF << 32 | 0xABC << 16 | 1, 0xFFFFFFF, 1 << 28,
-                     15 << 40 | 1 << 32 | 1 << 24 | 30 << 16 | 1 << 8 | 31, 0x8001]
+                     1 << 56 | 0x81 << 48 | 15 << 40 | 1 << 32 | 1 << 24 | 30 << 16 | 1 << 8 | 31,
+                     0x1234 << 16 | 0x8001]
     assert unpack_command(words) == fields
     assert pack_command(opcode=Opcode.NOP) == [0] * 5
 

@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_model.constants import PAGE_LINES
 
 from ..stream import Fifo, transfer
-from ..types import LINE_BITS, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
+from ..types import LINE_BITS, SETTING_WIDTH, Codec, Dtype, EncodeResult, EncodeStart, StoredLine
 from .raw_encoder import RawEncoder
 from .speckv_encoder import SpeckvEncoder
 
@@ -57,7 +57,7 @@ class PageEncoder(wiring.Component):
         m.submodules.order = order = Fifo(Codec, _PAGES)
         codec = Signal(Codec)
         dtype = Signal(Dtype)
-        setting = Signal(8)
+        setting = Signal(SETTING_WIDTH)
         line = Signal(range(PAGE_LINES))
         busy = Signal()
         m.d.comb += [

@@ -8,7 +8,7 @@ from amaranth.lib import data, enum
 
 from speckv_model.constants import PAGE_ROWS, ROW_BYTES, ROW_VALUES
 
-from ..types import LINE_BITS, Dtype
+from ..types import LINE_BITS, SETTING_WIDTH, Dtype
 from .float16 import EXPONENT_BITS
 
 RECIPROCAL_BITS = 20
@@ -21,7 +21,8 @@ class PageLine(data.Struct):
     """A line of a page that is to be encoded; every page has 64."""
     data: LINE_BITS
     dtype: Dtype
-    setting: 8
+    setting: SETTING_WIDTH
+    """What the codec is told."""
 
 
 class RowForm(enum.Enum, shape=2):

@@ -2,7 +2,7 @@
 
 from amaranth.lib import data
 
-from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, Dtype, Status
+from speckv_hw.types import CONTEXT_WIDTH, PAGE_WIDTH, SETTING_WIDTH, Dtype, Status
 
 
 class Command(data.Struct):
@@ -18,7 +18,10 @@ class Command(data.Struct):
     dtype: Dtype
     codec: 3
     ld_id: 4
+    setting: SETTING_WIDTH
+    per_stream: 1
     descriptor_base: 16
+    descriptor: 16
 
 
 class Completion(data.Struct):

@@ -9,6 +9,7 @@ from speckv_hw.csr.command_check import CommandCheck
 from speckv_hw.csr.page_op import PageOp, PageOpDone, PageOpKind
 from speckv_hw.stream import transfer
 from speckv_hw.table.context import ContextOp, ContextOpKind, ContextRecord, ContextReply
+from speckv_hw.table.descriptor import DescriptorOp, DescriptorOpKind
 from speckv_hw.types import (
     PAGE_WIDTH,
     ErrorKind,
@@ -30,20 +31,20 @@ PAGE_KINDS = {
     Opcode.FLUSH: PageOpKind.FLUSH,
 }
 """What the commands that walk over pages do to each."""
-NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec",
-              "descriptor_base")
+NEW_RECORD = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec")
 """Fields of a command that become those of its context's record."""
-UNSUPPORTED = (Opcode.PIN, Opcode.UNPIN, Opcode.LOAD_DESCRIPTOR)
+UNSUPPORTED = (Opcode.PIN, Opcode.UNPIN)
 
 
 class CommandEngine(wiring.Component):
     """Executes one command at a time: checks it against its context, then walks over its slots and pages.
 
     A command is accepted together with its completion. CREATE makes the context visible at once and as the
-    last thing, after the table range is clear; DESTROY makes it invisible first, then frees its pages in
-    ascending order, then gives back its window slots. A page that could not be treated does not stop the
-    rest; the first status that is not OK is that of the command. Each window slot and each page takes 1
-    clock and the time of its answer. Idle on reset, whatever was under way.
+    last thing, after the table range is clear and the descriptor table has its rule; DESTROY makes it
+    invisible first, then frees its pages in ascending order, then gives back its window slots. A page that
+    could not be treated does not stop the rest; the first status that is not OK is that of the command. Each
+    window slot and each page takes 1 clock and the time of its answer, each stream descriptor 1 clock. Idle
+    on reset, whatever was under way.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ class CommandEngine(wiring.Component):
     table_request : Out(stream(TableRequest))
     table_response : In(stream(TableResponse))
         To the page table, for CREATE's CLEAR.
+    descriptor_op : Out(stream(DescriptorOp))
+        To the descriptor table.
     page_op : Out(stream(PageOp))
     page_op_done : In(stream(PageOpDone))
         To the page cache, one at a time.
@@ -77,6 +80,7 @@ class CommandEngine(wiring.Component):
             "managed": In(stream.Signature(ContextReply)),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
+            "descriptor_op": Out(stream.Signature(DescriptorOp)),
             "page_op": Out(stream.Signature(PageOp)),
             "page_op_done": In(stream.Signature(PageOpDone)),
             "error": Out(stream.Signature(ErrorRecord)),
@@ -103,6 +107,13 @@ class CommandEngine(wiring.Component):
             self.table_request.payload.op.eq(TableOp.CLEAR),
             self.table_request.payload.page.eq(record.first_page),
             self.table_request.payload.count.eq(record.pages),
+            self.descriptor_op.payload.encoding.setting.eq(command.setting),
+            Value.cast(self.descriptor_op.payload.encoding.codec).eq(command.codec),
+            self.descriptor_op.payload.rule.per_stream.eq(command.per_stream),
+            self.descriptor_op.payload.rule.setting.eq(command.setting),
+            self.descriptor_op.payload.rule.first_page.eq(command.first_page),
+            self.descriptor_op.payload.rule.index_bits.eq(command.index_bits),
+            self.descriptor_op.payload.rule.base.eq(command.descriptor_base),
             self.page_op.payload.page.eq(at),
             self.page_op.payload.stream.context.eq(command.context),
             self.page_op.payload.stream.codec.eq(record.codec),
@@ -150,6 +161,8 @@ class CommandEngine(wiring.Component):
                             m.next = "GET"
                             with m.If(command.context >= self._config.contexts):
                                 end(Status.BAD_CONTEXT)
+                        with m.Case(Opcode.LOAD_DESCRIPTOR.value):
+                            m.next = "CHECK"
                         with m.Case(*(opcode.value for opcode in UNSUPPORTED)):
                             end(Status.UNSUPPORTED)
                         with m.Default():
@@ -162,6 +175,8 @@ class CommandEngine(wiring.Component):
                     with m.If(self.managed.payload.record.valid == (command.opcode == Opcode.CREATE.value)):
                         end(Status.BAD_CONTEXT)
             with m.State("CHECK"):
+                m.next = "CHECKING"
+            with m.State("CHECKING"):
                 m.next = "JUDGE"
             with m.State("JUDGE"):
                 with m.Switch(command.opcode):
@@ -174,6 +189,14 @@ class CommandEngine(wiring.Component):
                             end(Status.BAD_RANGE)
                         with m.Elif(wrong.geometry):
                             end(Status.BAD_GEOMETRY)
+                        with m.Elif(wrong.setting | wrong.streams):
+                            end(Status.BAD_DESCRIPTOR)
+                    with m.Case(Opcode.LOAD_DESCRIPTOR.value):
+                        walk(command.descriptor, command.pages, "LOAD")
+                        with m.If(wrong.codec):
+                            end(Status.BAD_CODEC)
+                        with m.Elif(wrong.setting | wrong.descriptors):
+                            end(Status.BAD_DESCRIPTOR)
                     with m.Case(Opcode.DESTROY.value):
                         m.next = "HIDE"
                     with m.Default():
@@ -202,7 +225,15 @@ class CommandEngine(wiring.Component):
                 with m.If(answered(self.manage, self.managed)):
                     step()
                     with m.If(left == 1):
-                        m.next = "SHOW"
+                        m.next = "RULE"
+            with m.State("RULE"):
+                m.d.comb += [
+                    self.descriptor_op.payload.kind.eq(DescriptorOpKind.RULE),
+                    self.descriptor_op.payload.number.eq(command.context),
+                    self.descriptor_op.valid.eq(1),
+                ]
+                with m.If(self.descriptor_op.ready):
+                    m.next = "SHOW"
             with m.State("SHOW"):
                 m.d.comb += [
                     self.manage.payload.kind.eq(ContextOpKind.PUT),
@@ -227,6 +258,17 @@ class CommandEngine(wiring.Component):
             with m.State("RELEASE"):
                 m.d.comb += self.manage.payload.kind.eq(ContextOpKind.PUT_SLOT)
                 with m.If(answered(self.manage, self.managed)):
+                    step()
+                    with m.If(left == 1):
+                        m.next = "REPORT"
+
+            with m.State("LOAD"):
+                m.d.comb += [
+                    self.descriptor_op.payload.kind.eq(DescriptorOpKind.LOAD),
+                    self.descriptor_op.payload.number.eq(at),
+                    self.descriptor_op.valid.eq(1),
+                ]
+                with m.If(self.descriptor_op.ready):
                     step()
                     with m.If(left == 1):
                         m.next = "REPORT"

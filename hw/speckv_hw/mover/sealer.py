@@ -10,6 +10,7 @@ from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import SpillHeader, first_line
 from speckv_hw.mover.seal_finisher import SealFinisher, SealOutcome
 from speckv_hw.stream import Fifo, Stage, chain, transfer
+from speckv_hw.table.descriptor import Encoding, EncodingRequest
 from speckv_hw.types import (
     LINE_BITS,
     AllocateResponse,
@@ -50,9 +51,10 @@ class Sealer(wiring.Component):
 
     SPILL writes a header (`SpillHeader`) and the lines up to the last that holds content into the page's reserved 33
     sectors. SEAL encodes the page into a page buffer, places it, writes it, and gives the reserved sectors back; a page
-    that its codec does not shrink is stored as `raw`. Where the pool has no room for the sealed page its first sectors
-    are those that it had reserved. Lines without content are stored as zeros. While DRAM takes the lines of a page, and
-    the page table its entry (`SealFinisher`), the next page is encoded.
+    that its codec does not shrink is stored as `raw`. The descriptor table says how a page is encoded; it is asked
+    while the page's entry is looked up. Where the pool has no room for the sealed page its first sectors are those that
+    it had reserved. Lines without content are stored as zeros. While DRAM takes the lines of a page, and the page table
+    its entry (`SealFinisher`), the next page is encoded.
 
     A page with a poisoned line that is sealed becomes POISONED; so does one whose write DRAM refuses (logged as
     MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ). Where DRAM refuses the entry, the sectors
@@ -63,6 +65,7 @@ class Sealer(wiring.Component):
     job : In(stream of SealJob)
     done : Out(stream of SealDone)
     line_request, line_data : read port of the page cache
+    encoding_request, encoding : to and from the descriptor table
     table_request, table_response : client of the page table, to look entries up
     update_request, update_response : client of the page table, to write them
     allocate, allocated, free : client of the pool
@@ -78,6 +81,8 @@ class Sealer(wiring.Component):
             "done": Out(stream.Signature(SealDone)),
             "line_request": Out(stream.Signature(SlotLine)),
             "line_data": In(stream.Signature(LINE_BITS)),
+            "encoding_request": Out(stream.Signature(EncodingRequest)),
+            "encoding": In(stream.Signature(Encoding)),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
             "update_request": Out(stream.Signature(TableRequest)),
@@ -108,12 +113,12 @@ class Sealer(wiring.Component):
         for name in ("free", "error", "done"):
             chain(m, getattr(finisher, name), getattr(self, name))
         lines = self._content(m)
+        encoding = self._encoding(m)
         stored = self._page_buffer(m, encoder)
 
         found, fault = self.table_response.p.entry, self.table_response.p.fault
         outcome = Signal(SealOutcome)
         entry = outcome.entry
-        codec = Signal(Codec)
         written = Signal(7)
         last = self._last_line(m)
         header = Signal(SpillHeader)
@@ -121,7 +126,8 @@ class Sealer(wiring.Component):
             header.written.eq(job.written),
             header.base.eq(job.base),
             header.poison.eq(job.poison),
-            encoder.start.p.codec.eq(codec),
+            encoder.start.p.codec.eq(encoding.codec),
+            encoder.start.p.setting.eq(encoding.setting),
             encoder.start.p.dtype.eq(job.stream.dtype),
             self.table_request.p.op.eq(TableOp.LOOKUP),
             self.table_request.p.page.eq(job.page),
@@ -146,16 +152,18 @@ class Sealer(wiring.Component):
                     outcome.page.eq(job.page),
                     entry.context.eq(job.stream.context),
                     entry.codec.eq(job.stream.codec),
-                    codec.eq(job.stream.codec),
                     written.eq(0),
                 ]
                 m.d.comb += self.table_request.valid.eq(self.job.valid)
                 with m.If(transfer(self.table_request)):
                     m.next = "ENTRY"
             with m.State("ENTRY"):
-                m.d.comb += self.table_response.ready.eq(1)
+                m.d.comb += [
+                    self._ask_encoding.eq(job.kind == SealKind.SEAL),
+                    self.table_response.ready.eq(self._asked_encoding | (job.kind == SealKind.SPILL)),
+                ]
                 m.d.sync += [outcome.reserved.eq(found.place), entry.place.eq(found.place)]
-                with m.If(self.table_response.valid):
+                with m.If(transfer(self.table_response)):
                     with m.If((fault != TableFault.NONE) | (found.state != PageState.OPEN)):
                         m.d.sync += [
                             outcome.failed.eq(Mux(fault == TableFault.MEMORY,
@@ -174,8 +182,8 @@ class Sealer(wiring.Component):
                         m.next = "ENCODE"
 
             with m.State("ENCODE"):
-                m.d.comb += encoder.start.valid.eq(1)
-                with m.If(encoder.start.ready):
+                m.d.comb += encoder.start.valid.eq(self._has_encoding)
+                with m.If(transfer(encoder.start)):
                     m.next = "ENCODING"
             with m.State("ENCODING"):
                 m.d.comb += [
@@ -188,11 +196,16 @@ class Sealer(wiring.Component):
                 ]
                 with m.If(encoder.result.valid):
                     m.d.comb += self._reset_lines.eq(1)
-                    with m.If(encoder.result.p.fits | (codec == Codec.RAW)):
-                        m.d.sync += [entry.lines.eq(encoder.result.p.lines), entry.codec.eq(codec)]
+                    with m.If(encoder.result.p.fits | (encoding.codec == Codec.RAW)):
+                        m.d.sync += [
+                            entry.lines.eq(encoder.result.p.lines),
+                            entry.codec.eq(encoding.codec),
+                            self._first_stored.eq(encoder.result.p.first),
+                            self._last_stored.eq(encoder.result.p.lines - 1),
+                        ]
                         m.next = "ALLOCATE"
                     with m.Else():
-                        m.d.sync += codec.eq(Codec.RAW)
+                        m.d.sync += encoding.eq(0)
                         m.next = "ENCODE"
             with m.State("ALLOCATE"):
                 m.d.comb += self.allocate.valid.eq(1)
@@ -256,6 +269,28 @@ class Sealer(wiring.Component):
                 m.d.comb += last.eq(line)
         return last
 
+    def _encoding(self, m):
+        """How the page is to be encoded, once `_has_encoding`: asked for while `_ask_encoding`, but only once a job."""
+        encoding = Signal(Encoding)
+        self._ask_encoding = Signal()
+        self._asked_encoding = Signal()
+        self._has_encoding = Signal()
+        waiting = Signal()
+        m.d.comb += [
+            self.encoding_request.p.page.eq(self.job.p.page),
+            self.encoding_request.p.stream.eq(self.job.p.stream),
+            self.encoding_request.valid.eq(self._ask_encoding & ~self._asked_encoding & ~waiting),
+            self.encoding.ready.eq(1),
+            self._has_encoding.eq(~waiting),
+        ]
+        with m.If(transfer(self.job)):
+            m.d.sync += self._asked_encoding.eq(0)
+        with m.If(transfer(self.encoding)):
+            m.d.sync += [encoding.eq(self.encoding.payload), waiting.eq(0)]
+        with m.If(transfer(self.encoding_request)):
+            m.d.sync += [self._asked_encoding.eq(1), waiting.eq(1)]
+        return encoding
+
     def _content(self, m):
         """The page's lines 0 to `_last_wanted`, in order, zeros where there is no content.
 
@@ -291,11 +326,14 @@ class Sealer(wiring.Component):
         return content.o
 
     def _page_buffer(self, m, encoder):
-        """Takes the encoded page in any order; while `_read_stored` it gives its lines in order."""
+        """Takes the encoded page in any order; while `_read_stored` it gives lines `_first_stored` to `_last_stored`,
+        then those from 0 on."""
         m.submodules.buffer = buffer = memory.Memory(shape=LINE_BITS, depth=64, init=[])
         write_port = buffer.write_port()
         read_port = buffer.read_port()
         self._read_stored = Signal()
+        self._first_stored = Signal(6)
+        self._last_stored = Signal(6)
         stored = stream.Signature(LINE_BITS).create(path=("stored",))
         index = Signal(6)
         ahead = Signal(6)
@@ -304,11 +342,11 @@ class Sealer(wiring.Component):
             write_port.data.eq(encoder.stored.p.data),
             write_port.en.eq(encoder.stored.valid),
             encoder.stored.ready.eq(1),
-            ahead.eq(Mux(transfer(stored), index + 1, index)),
+            ahead.eq(Mux(transfer(stored), Mux(index == self._last_stored, 0, index + 1), index)),
             read_port.addr.eq(ahead),
             stored.payload.eq(read_port.data),
         ]
         # The first line is read one clock before it is wanted; from then on the next one is always under way.
         m.d.sync += stored.valid.eq(self._read_stored)
-        m.d.sync += index.eq(Mux(self._read_stored, ahead, 0))
+        m.d.sync += index.eq(Mux(self._read_stored, ahead, self._first_stored))
         return stored

@@ -20,7 +20,6 @@ class ContextRecord(data.Struct):
     layer_bits: 5
     dtype: Dtype
     codec: Codec
-    descriptor_base: 16
 
     def stream_info(self, context):
         """Fields of the `StreamInfo` of a page of this context, which has number `context`."""

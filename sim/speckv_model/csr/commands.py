@@ -2,8 +2,10 @@
 
 from enum import IntEnum
 
+from ..codec import is_setting
 from ..constants import PAGE_BITS, Codec, Dtype, ErrorKind, Opcode, Status
 from ..table.context import ContextRecord
+from ..table.descriptor import Encoding
 
 PAGE_FIELD_BITS = 28
 """The widths of a context's geometry add up to this at most."""
@@ -36,6 +38,7 @@ class CommandProcessor:
     device_ops : device
         ``clear_table(page, count)`` empties page table entries, ``page_op(kind, page, context, record)``
         does a `PageOpKind` to a page of context number `context`; both return a `Status`.
+        ``load_descriptors(first, count, encoding)`` makes stream descriptors the `Encoding`.
     errors : ErrorLog
         Where failed commands are recorded.
     """
@@ -63,7 +66,9 @@ class CommandProcessor:
                 return self._destroy(command)
             case Opcode.SEAL | Opcode.FREE | Opcode.PREFETCH | Opcode.FLUSH:
                 return self._each_page(command)
-            case Opcode.PIN | Opcode.UNPIN | Opcode.LOAD_DESCRIPTOR:
+            case Opcode.LOAD_DESCRIPTOR:
+                return self._load_descriptor(command)
+            case Opcode.PIN | Opcode.UNPIN:
                 return Status.UNSUPPORTED
         return Status.BAD_OPCODE
 
@@ -83,7 +88,10 @@ class CommandProcessor:
         record = ContextRecord(ld_id=command["ld_id"], first_page=first, pages=pages,
                                index_bits=widths[0], head_bits=widths[1], layer_bits=widths[2],
                                dtype=Dtype(command["dtype"]), codec=Codec(command["codec"]),
+                               setting=command["setting"], per_stream=bool(command["per_stream"]),
                                descriptor_base=command["descriptor_base"])
+        if not is_setting(record.codec, record.setting) or not self._has_descriptors(record):
+            return Status.BAD_DESCRIPTOR
         if any(self._contexts.slot(slot) is not None for slot in self._slots(record)):
             return Status.OVERLAP
         if self._device.clear_table(first, pages) != Status.OK:
@@ -91,6 +99,21 @@ class CommandProcessor:
         for slot in self._slots(record):
             self._contexts.put_slot(slot, number)
         self._contexts.put(number, record)
+        return Status.OK
+
+    def _has_descriptors(self, record):
+        """Whether every stream of `record` that takes its encoding from a descriptor has one."""
+        streams = min(-(-record.pages >> record.index_bits), 2 << record.head_bits + record.layer_bits)
+        return not record.per_stream or record.descriptor_base + streams <= self._config.descriptors
+
+    def _load_descriptor(self, command):
+        codec, setting = command["codec"], command["setting"]
+        first, count = command["descriptor"], command["pages"]
+        if not self._config.has_codec(codec):
+            return Status.BAD_CODEC
+        if not is_setting(codec, setting) or count == 0 or first + count > self._config.descriptors:
+            return Status.BAD_DESCRIPTOR
+        self._device.load_descriptors(first, count, Encoding(Codec(codec), setting))
         return Status.OK
 
     def _destroy(self, command):

@@ -44,7 +44,10 @@ COMMANDS = {
     Opcode.CREATE: "Makes a context of `pages` pages from `first_page` on, all EMPTY. The range begins and "
                    "ends on a granule (window pages / window slots) and belongs to no other context; "
                    "`index_bits` + `head_bits` + `layer_bits` + 1 is at most 28 and 2^`index_bits` at most "
-                   "`pages`.",
+                   "`pages`. Pages are sealed with `codec` and `setting`; with `per_stream` with those of stream "
+                   "descriptor `descriptor_base` + (page - `first_page`) / 2^`index_bits`, as it is when the sealing "
+                   "begins. The table must have the descriptors of all streams of the geometry that the range "
+                   "reaches.",
     Opcode.DESTROY: "Ends a context and frees all its pages. No address reaches it any more.",
     Opcode.SEAL: "Seals those pages of the range that are OPEN.",
     Opcode.FREE: "Frees the pages of the range: they become EMPTY.",
@@ -52,7 +55,10 @@ COMMANDS = {
     Opcode.PIN: "Not in this version.",
     Opcode.UNPIN: "Not in this version.",
     Opcode.FLUSH: "Writes those pages of the range that are OPEN to DRAM, and forgets all of them on chip.",
-    Opcode.LOAD_DESCRIPTOR: "Not in this version.",
+    Opcode.LOAD_DESCRIPTOR: "Sets stream descriptors: `pages` (at least 1) of them, from `descriptor` on, "
+                            "become `codec` and `setting`. After reset they are RAW and 0. A page that was filled "
+                            "shortly before may be sealed shortly after: before a descriptor in use is changed, "
+                            "FLUSH the pages that it is for.",
 }
 
 

@@ -121,7 +121,8 @@ REGISTERS = RegisterMap(
         Field("bursts_in_flight", 24, 8, "AXI4 bursts of each direction.", lambda c: c.bursts_in_flight),
         Field("command_slots", 32, 8, "Commands that the queue holds.", lambda c: c.command_slots),
         Field("lanes", 40, 8, "16-bit values that the codec handles in a clock.", lambda c: c.lanes),
-    ), "Concurrency."),
+        Field("descriptors", 48, 16, "Stream descriptors that the table holds.", lambda c: c.descriptors),
+    ), "Concurrency, and the table of stream descriptors."),
     Register("STATUS", 0x020, Access.RO, (
         Field("ready", 0, 1, "Memories are swept after reset; until then commands wait."),
         Field("busy", 1, 1, "A submitted command is not complete."),
@@ -188,14 +189,17 @@ COMMAND_WORDS = RegisterMap(
                   Field("context", 16, 12, "Number of the context."),
                   Field("tag", 32, 16, "Comes back in the completion word.")),
     _command_word(1, Field("first_page", 0, 28, "First window page.")),
-    _command_word(2, Field("pages", 0, 29, "Number of pages.")),
+    _command_word(2, Field("pages", 0, 29, "Number of pages; LOAD_DESCRIPTOR: of descriptors.")),
     _command_word(3, Field("index_bits", 0, 5, "CREATE: width of the page index within a stream."),
                   Field("head_bits", 8, 5, "CREATE: width of the KV head number."),
                   Field("layer_bits", 16, 5, "CREATE: width of the layer number."),
                   Field("dtype", 24, 1, "CREATE: what the 16-bit values are.", enum=Dtype),
-                  Field("codec", 32, 3, "CREATE: how pages are compressed.", enum=Codec),
-                  Field("ld_id", 40, 4, "CREATE: the owner.")),
-    _command_word(4, Field("descriptor_base", 0, 16, "CREATE: first stream descriptor.")),
+                  Field("codec", 32, 3, "CREATE, LOAD_DESCRIPTOR: how pages are compressed.", enum=Codec),
+                  Field("ld_id", 40, 4, "CREATE: the owner."),
+                  Field("setting", 48, 8, "CREATE, LOAD_DESCRIPTOR: what the codec is told."),
+                  Field("per_stream", 56, 1, "CREATE: each stream has its codec and setting from its descriptor.")),
+    _command_word(4, Field("descriptor_base", 0, 16, "CREATE: number of the first stream's descriptor."),
+                  Field("descriptor", 16, 16, "LOAD_DESCRIPTOR: number of the first descriptor.")),
 )
 """The words of a command slot, at their offsets within it; the words after these are reserved."""
 

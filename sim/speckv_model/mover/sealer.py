@@ -29,6 +29,8 @@ class Sealer:
     Parameters
     ----------
     config : DeviceConfig
+    descriptors : DescriptorTable
+        Says how a page is to be encoded.
     opener : Opener
     pool : PoolAllocator
     dram : Dram
@@ -36,8 +38,9 @@ class Sealer:
     counters : Counters
     """
 
-    def __init__(self, config, opener, pool, dram, errors, counters):
+    def __init__(self, config, descriptors, opener, pool, dram, errors, counters):
         self._config = config
+        self._descriptors = descriptors
         self._opener = opener
         self._pool = pool
         self._dram = dram
@@ -55,8 +58,8 @@ class Sealer:
             return PageState.POISONED
         if poison.any():
             return self._lose(page, stream)
-        codec = stream.codec
-        stored = encode(codec, stream.dtype, data.ravel())
+        codec, setting = self._descriptors.encoding(page, stream)
+        stored = encode(codec, stream.dtype, data.ravel(), setting)
         if stored is None:
             codec, stored = Codec.RAW, data.ravel()
         stored = stored.reshape(-1, LINE_BYTES)

@@ -21,8 +21,12 @@ class ContextRecord:
         Widths of the fields of a page number inside the context.
     dtype : Dtype
     codec : Codec
+    setting : int
+        What the codec is told.
+    per_stream : bool
+        Codec and setting are those of each stream's descriptor instead.
     descriptor_base : int
-        First stream descriptor.
+        Number of the first stream's descriptor.
     """
 
     ld_id: int = 0
@@ -33,6 +37,8 @@ class ContextRecord:
     layer_bits: int = 0
     dtype: Dtype = Dtype.FP16
     codec: Codec = Codec.RAW
+    setting: int = 0
+    per_stream: bool = False
     descriptor_base: int = 0
 
     @property
