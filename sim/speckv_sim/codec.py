@@ -2,6 +2,7 @@
 
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def codec_clocks(config, dtype, pages, jobs):
     RuntimeError
         The RTL does not do what the model does, or hangs.
     """
-    program = build_program(verilog_of(config, CodecPair(config)), "Vcodec", NAME, HARNESS)
+    program = _program(config)
     work, fits = _jobs(dtype, pages, jobs)
     with tempfile.TemporaryDirectory() as folder:
         source, sink = Path(folder) / "jobs", Path(folder) / "results"
@@ -82,6 +83,11 @@ def codec_clocks(config, dtype, pages, jobs):
     _check(found, work, fits, dtype, jobs)
     return tuple(float(np.ptp(found[ends].astype(float)) / (len(pages) - 1) / PAGE_LINES)
                  for ends in ("encoded", "decoded"))
+
+
+@cache
+def _program(config):
+    return build_program(verilog_of(config, CodecPair(config)), "Vcodec", NAME, HARNESS)
 
 
 def _jobs(dtype, pages, jobs):

@@ -23,7 +23,10 @@ from speckv_model.config import DeviceConfig
 from speckv_model.constants import ENTRY_BYTES, PAGE_BYTES, SECTOR_BYTES, Codec
 from speckv_sim.build import BuildError, build_root
 
-from .. import calibrate, formats, geometry, lm, workers
+from .. import calibrate, capacity, formats, geometry, lm, workers
+from ..calibrate import allocation
+from ..calibrate import choices as choices_of
+from ..calibrate.calibration import model_provenance
 from ..capacity import capacity_ratio, sectors_of
 from ..context import DTYPES, as_dtype
 from ..demo import interval
@@ -266,12 +269,12 @@ def calibrations(config, jobs, advance=lambda: None, folder=None, wanted=CALIBRA
     folder = Path(folder or build_root() / "bench" / "calibration")
     folder.mkdir(parents=True, exist_ok=True)
     windows = calibrate.training_windows(training_tokens(), count)
-    provenance = calibrate.model_provenance(TINYLM, windows)
-    code = [*_sources(BASE), Path(calibrate.__file__).read_bytes(), Path(calibrate.capacity_ratio.__code__.co_filename)
-            .read_bytes()]
+    provenance = model_provenance(TINYLM, windows)
+    code = [*_sources(BASE), *(Path(module.__file__).read_bytes() for module in (allocation, capacity, choices_of))]
     made, choices = [], {}
     for codec, ratio, pool in wanted:
-        path = folder / f"{codec}-{ratio}-{_digest(repr((pool, config)), json.dumps(provenance), *code)}.json"
+        digest = _digest(repr(pool and config.pool_sectors), json.dumps(provenance), *code)
+        path = folder / f"{codec}-{ratio}-{digest}.json"
         if not path.exists():
             if codec not in choices:
                 choices[codec] = calibrate.with_model(windows, codec, bfloat16, jobs=jobs)
