@@ -20,12 +20,15 @@ COLUMNS = (
     ("clocks in", "right", lambda row: _clocks(row["enc_clocks_per_line"])),
     ("out", "right", lambda row: _clocks(row["dec_clocks_per_line"])),
 )
+WIDTH = 150
+"""Columns that the table takes where it is not a terminal that has fewer."""
 LOSSLESS_RATIO = 1.42
 BARS = ((3.2, 0.2), (4.0, 0.7))
 """(least ratio, most change of perplexity in %)."""
 AIMS = ((3.6, 0.2), (4.0, 0.3))
-LEAST_SHOWN = 0.01
-"""Changes of perplexity in % that are smaller, or negative, are drawn here."""
+LINEAR = 0.1
+"""The picture's axis of perplexity is linear up to this change in %, either way."""
+TICKS = (-1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def _clocks(value):
@@ -34,6 +37,8 @@ def _clocks(value):
 
 def table(report, console):
     """Shows `report`, the rows of ``codec.json``, on `console` (rich)."""
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     shown = Table(title=f"K and V in every format, {report[0]['tokens']:,} held-out tokens")
     for name, justify, _ in COLUMNS:
         shown.add_column(name, justify=justify, no_wrap=True)
@@ -103,11 +108,16 @@ def _style(row):
 
 
 def picture(report, path):
-    """Draws rate against perplexity of the lossy rows in BF16 (FP16 where there are none) into the PNG file `path`."""
+    """Draws rate against perplexity of the lossy rows in BF16 (FP16 where there are none) into the PNG file `path`.
+
+    Nothing where no row is lossy.
+    """
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     lossy = [row for row in report if not row["lossless"]]
+    if not lossy:
+        return
     dtype = "bfloat16" if any(row["dtype"] == "bfloat16" for row in lossy) else "float16"
     lossy = [row for row in lossy if row["dtype"] == dtype]
     with plt.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -117,32 +127,33 @@ def picture(report, path):
             rows = sorted((row for row in lossy if _style(row) == name), key=lambda row: row["bits_per_value"])
             if rows:
                 _draw(axis, rows, style)
-        axis.set_yscale("log")
-        axis.set_ylim(LEAST_SHOWN / 1.6, None)
-        _label(axis, lossy)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_yscale("symlog", linthresh=LINEAR)
+        axis.set_yticks(TICKS, [f"{tick:+g}" if tick else "0" for tick in TICKS], minor=False)
+        axis.set_yticks([], minor=True)
+        ends = [row["ppl_change_pct"] + sign * row["ppl_ci_pct"] for row in lossy for sign in (-1, 1)]
+        rates = [row["bits_per_value"] for row in lossy]
+        axis.set_xlim(min(rates) - 0.6, max(rates) + 0.5)
+        axis.set_ylim(min([-0.05, *ends]) * 1.2, max([0.5, *ends]) * 1.4)
         lossless = [f"{row['codec']} {row['bits_per_value']:.2f}" for row in report
                     if row["lossless"] and row["dtype"] == dtype]
         axis.set(xlabel="bits a value, sectors and page table entries counted",
-                 ylabel=f"change of perplexity, % (log; up to {LEAST_SHOWN} at the lower edge)",
+                 ylabel=f"change of perplexity, % (logarithmic beyond ±{LINEAR})",
                  title=f"Rate against perplexity, {report[0]['tokens']:,} held-out tokens, "
                        f"{'BF16' if dtype == 'bfloat16' else 'FP16'} K and V; bars: 95% interval")
         axis.text(0.99, 0.985, "lossless, bits a value: " + ", ".join(lossless), transform=axis.transAxes, ha="right",
                   va="top", fontsize=8.5)
-        axis.legend(loc="lower right", bbox_to_anchor=(1, 0.62), fontsize=9)
+        axis.legend(loc="upper right", bbox_to_anchor=(1, 0.95), fontsize=9)
+        # Last: names are placed by pixels.
+        _label(axis, lossy)
         figure.savefig(path)
         plt.close(figure)
-
-
-def _height(value):
-    return max(value, LEAST_SHOWN)
 
 
 def _draw(axis, rows, style):
     x = np.array([row["bits_per_value"] for row in rows])
     change, interval = (np.array([row[key] for row in rows]) for key in ("ppl_change_pct", "ppl_ci_pct"))
-    y = np.maximum(change, LEAST_SHOWN)
-    low = np.maximum(change - interval, LEAST_SHOWN / 1.5)
-    axis.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(change + interval - y, 0)],
+    axis.errorbar(x, change, yerr=interval,
                   linestyle="-" if style["marker"] == "o" and len(rows) > 1 else "none", linewidth=0.8,
                   elinewidth=0.8, capsize=2, markersize=12 if style["marker"] == "*" else 6, **style)
 
@@ -150,8 +161,8 @@ def _draw(axis, rows, style):
 def _label(axis, rows):
     """Names each point where its name covers no other name and no point."""
     axis.figure.canvas.draw()
-    to_pixels, size = axis.transData.transform, np.array([5.6, 11]) * axis.figure.dpi / 100
-    points = np.array([to_pixels((row["bits_per_value"], _height(row["ppl_change_pct"]))) for row in rows])
+    to_pixels, size = axis.transData.transform, np.array([6.8, 11]) * axis.figure.dpi / 100
+    points = np.array([to_pixels((row["bits_per_value"], row["ppl_change_pct"])) for row in rows])
     taken = [(point - 7, point + 7) for point in points]
     for row, point in sorted(zip(rows, points), key=lambda each: each[1][1]):
         text = row["setting"].replace("calibrated ", "cal. ") if row["codec"] in ("fixed", "variable") else row["codec"]
@@ -164,14 +175,14 @@ def _label(axis, rows):
         colour = STYLES[_style(row)]["color"]
         place = axis.transData.inverted().transform(point + offset + extent / 2)
         far = np.abs(offset + extent / 2).max() > extent.max()
-        axis.annotate(text, (row["bits_per_value"], _height(row["ppl_change_pct"])), place, fontsize=8.5, color=colour,
+        axis.annotate(text, (row["bits_per_value"], row["ppl_change_pct"]), place, fontsize=8.5, color=colour,
                       ha="center", va="center",
                       arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.5, alpha=0.6) if far else None)
 
 
 def _offsets(extent):
     """Lower left corners of a text of `extent` pixels around a point, near ones first."""
-    for distance in np.arange(10, 120, 8):
+    for distance in np.arange(12, 120, 8):
         for angle in np.radians([0, 90, 180, 270, 35, 145, 215, 325, 60, 120, 240, 300]):
             direction = np.array([np.cos(angle), np.sin(angle)])
             yield direction * (distance + extent / 2) - extent / 2
