@@ -231,9 +231,13 @@ def test_verdicts():
     assert list(codec_report.verdicts(rows, Console(quiet=True)).values())[2] is False
 
 
-def test_clocks_of_the_rtl():
+def test_clocks_of_the_rtl(monkeypatch):
     config = DeviceConfig.small(codecs=("raw",), lanes=8)
     assert bench.rtl_clocks(config, CodecFormat.of("fixed", 8), "bfloat16") == (None, None)
     assert bench.rtl_clocks(config, Fp8(), "bfloat16") == (None, None)
     encode, decode = bench.rtl_clocks(config, CodecFormat.of("raw"), "float16")
     assert 1 <= encode <= 1.05 and 1 <= decode <= 1.05
+    # What the RTL makes is looked at.
+    monkeypatch.setattr("speckv_sim.codec.decode_pages", lambda codec, dtype, stored, lines: stored.reshape(1, -1) ^ 1)
+    with pytest.raises(RuntimeError, match="the decoder makes something else of page 0"):
+        bench.rtl_clocks(config, CodecFormat.of("raw"), "float16")
