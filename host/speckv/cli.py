@@ -9,7 +9,9 @@ from speckv_sim.build import BuildError
 from . import demo as demonstration
 from . import open as open_device
 from . import soak
+from .bench import codec as bench_codec
 from .bench import link as bench_link
+from .calibrate.command import command as calibrate_command
 from .errors import SpeckvError
 
 link_option = click.option("--link", type=click.Choice(list(demonstration.LINKS)), default="simulated",
@@ -75,7 +77,9 @@ def bench():
     """Measurements."""
 
 
+bench.add_command(bench_codec.main, "codec")
 bench.add_command(bench_link.main, "link")
+main.add_command(calibrate_command)
 main.add_command(soak.command)
 
 

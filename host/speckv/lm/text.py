@@ -28,3 +28,8 @@ def decode_text(tokens):
 def heldout_tokens():
     """160,000 tokens of Python source that the model was not trained on: uint16 array."""
     return np.load(TINYLM / "heldout_tokens.npy")
+
+
+def training_tokens():
+    """2.4 million tokens of text that the model was trained on: uint16 array."""
+    return np.load(TINYLM / "train_tokens.npy", mmap_mode="r")
