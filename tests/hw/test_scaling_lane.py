@@ -50,7 +50,7 @@ def test_against_integers(few_bits):
 
 @pytest.mark.parametrize("step", range(8))
 def test_multiples_of_a_step(step):
-    """Every mantissa with every shift from the smallest that leaves multiples which are held, rounded to nearest even."""
+    """Every mantissa with every shift that can leave a multiple which is held, rounded to nearest even."""
     shifts, mantissas = (grid.reshape(-1) for grid in np.meshgrid(np.arange(4, 20), np.arange(1 << 11)))
     result, inexact = scale(mantissas, np.full(len(mantissas), step_inverses()[step]), shifts)
     rounded = (result >> 1) + (result & 1 & (inexact | result >> 1 & 1))
