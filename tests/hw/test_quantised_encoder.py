@@ -89,11 +89,12 @@ def odd_pages(rng, dtype):
     return [(codec, dtype, setting, page) for page in pages for codec, setting in kinds]
 
 
-@pytest.mark.parametrize("lanes, idle", [(32, 0.0), (32, 0.3), (16, 0.0), (8, 0.3)])
+@pytest.mark.parametrize("lanes, idle", [(32, 0.0), (32, 0.3), (16, 0.3), (8, 0.3)])
 def test_against_model(lanes, idle):
     """Codecs, dtypes and settings change from page to page."""
     rng = np.random.default_rng(SEED + lanes)
-    jobs = [job for dtype in Dtype for job in every_setting(rng, dtype)]
+    # Without idle clocks every setting with each dtype, else with one of them.
+    jobs = [job for dtype in Dtype for job in every_setting(rng, dtype)[int(dtype) if idle else 0::2 if idle else 1]]
     odd = [job for dtype in Dtype for job in odd_pages(rng, dtype)]
     jobs += [odd[n] for n in rng.permutation(len(odd))[:len(odd) if lanes == 32 and not idle else 8]]
     encode(QuantisedEncoder(lanes), [jobs[n] for n in rng.permutation(len(jobs))], idle=idle)

@@ -23,7 +23,8 @@ def lines_of(words):
 def random_counts(rng):
     """Words of a page's fragments: of all sizes, of one size, or many without any."""
     sizes = rng.choice([range(LINE_WORDS + 1), [LINE_WORDS], [rng.randint(1, LINE_WORDS)], [0, 0, 0, 1, LINE_WORDS]])
-    return [rng.choice(sizes) for _ in range(rng.choice([1, 2, rng.randint(1, 12)]))]
+    counts = [rng.choice(sizes) for _ in range(rng.choice([1, 2, rng.randint(1, 12)]))]
+    return rng.choice([[], [], [0], [0, 0, 0]]) + counts
 
 
 def random_words(rng, count):

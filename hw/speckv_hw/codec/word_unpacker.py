@@ -16,9 +16,9 @@ class WordUnpacker(wiring.Component):
     """Cuts the lines of a page into fragments of 32-bit words.
 
     Latency 3 clocks, one fragment a clock; order kept. A page's first request says how many words of its first line are
-    skipped; where the first fragment would reach into the second line, a request that is `empty` must come before it.
-    Lines up to the page's last one are used up whether they are asked for or not; what is asked for beyond them is
-    zero. Empty on reset.
+    skipped, and takes that line, if the page has any; where its fragment would reach into the second line, a first
+    request that is `empty` must come before it. Lines up to the page's last one are used up whether they are asked for
+    or not; what is asked for beyond them is zero. Empty on reset.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class WordUnpacker(wiring.Component):
         has_some = has_held & ~request.first
         used_up = Mux(request.first, ~request.body, ended)
         end = offset + request.count
-        needed = request.empty | ((request.count != 0) & (~has_some | (end > LINE_WORDS)))
+        needed = request.first | ((request.count != 0) & (~has_some | (end > LINE_WORDS)))
         take = needed & ~used_up
         incoming = Mux(used_up, 0, self.i.payload.data)
         with m.If(surplus):
@@ -85,13 +85,11 @@ class WordUnpacker(wiring.Component):
                 at.eq(end),
                 ended.eq(all_taken),
                 surplus.eq(~all_taken & request.last),
-                # A line that ends with the fragment is used up.
-                has_held.eq((has_some | needed) & (end[:4] != 0)),
+                # A line that ends with the fragment is used up; one of which nothing was wanted yet is not.
+                has_held.eq((has_some | needed) & ((end[:4] != 0) | (end == 0))),
             ]
             with m.If(needed):
                 m.d.sync += held.eq(incoming)
-            with m.If(request.first & ~needed):
-                m.d.sync += [at.eq(request.skip), has_held.eq(0)]
 
         # 1: bring the words together; 2 and 3: rotate the first one to the front
         valid = Signal(2)
