@@ -66,7 +66,7 @@ class LosslessReader(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         queues = {}
-        for name, depth in (("first", 16), ("high", 32), ("middle", 32), ("low", 32)):
+        for name, depth in (("first", 16), ("high", 32), ("middle", 32), ("low", 48)):
             m.submodules[name] = queues[name] = Fifo(chunk(LINE_BITS), depth)
         for name in ("first", "high", "low"):
             chain(m, queues[name], getattr(self, name))

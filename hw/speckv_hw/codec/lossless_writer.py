@@ -191,6 +191,7 @@ class LosslessWriter(wiring.Component):
         """One line a clock from the section that has one; a section is never two pages ahead."""
         stored = self.stored.p
         chosen = Signal(range(4))
+        held = Signal()
         lengths = (LOW_LINES, FIRST_LINES, high_lines(ModelDtype.FP16))
         bases = (0, LOW_LINES, LOW_LINES + FIRST_LINES)
         bf16 = is_bf16(middle["dtype"])
@@ -199,7 +200,7 @@ class LosslessWriter(wiring.Component):
             place, ahead = Signal(range(length), name=f"place{n}"), Signal(2, name=f"ahead{n}")
             places.append(place)
             aheads.append(ahead)
-            offers.append(section.valid & (ahead != 2))
+            offers.append(section.valid & (ahead != 2) & ~self.result.valid)
             sent = section.valid & section.ready
             ends = sent & (place == length - 1)
             with m.If(sent):
@@ -214,6 +215,11 @@ class LosslessWriter(wiring.Component):
         for n, offer in reversed(list(enumerate((*offers, middle_offer)))):
             with m.If(offer):
                 m.d.comb += chosen.eq(n)
+        # What is offered stays until it is taken.
+        before = Signal.like(chosen)
+        with m.If(held):
+            m.d.comb += chosen.eq(before)
+        m.d.sync += [held.eq(self.stored.valid & ~self.stored.ready), before.eq(chosen)]
         with m.Switch(chosen):
             for n in range(3):
                 with m.Case(n):
@@ -221,7 +227,7 @@ class LosslessWriter(wiring.Component):
                     payload = section.payload.data if hasattr(section.payload, "data") else section.payload
                     m.d.comb += [
                         stored.index.eq(bases[n] + places[n]),
-                        stored.ahead.eq(aheads[n][0]),
+                        stored.ahead.eq(aheads[n] != 0),
                         stored.data.eq(payload),
                         self.stored.valid.eq(offers[n]),
                         section.ready.eq(self.stored.ready & offers[n]),
@@ -241,7 +247,8 @@ class LosslessWriter(wiring.Component):
             self.result.p.lines.eq(total),
             self.result.p.fits.eq(total < PAGE_LINES),
             self.result.p.first.eq(LOW_LINES),
-            self.result.valid.eq(result_due & complete),
+            # A line that waits would change its mark `ahead` with the result.
+            self.result.valid.eq(result_due & complete & ~held),
         ]
         with m.If(finished):
             m.d.sync += [result_due.eq(0), *middle["restart"]]
