@@ -86,6 +86,19 @@ def test_pages_encode_as_the_document_says(which, settings, dtype):
     assert held >= 4 * len(settings)
 
 
+@pytest.mark.parametrize("which, at, text", [
+    (Codec.LOSSLESS, 64 * 20, "0a 0f 15 14 12 00 01"), (Codec.LOSSLESS, 64 * 20 + 16, "0a"),
+    (Codec.LOSSLESS, 64 * 20 + 24 + 80, "dc eb ee ee"),
+    (Codec.FIXED, 0, "79 5f fc ff ff ff 07 00 00"), (Codec.FIXED, 32, "02 00"), (Codec.FIXED, 48, "06 00"),
+    (Codec.VARIABLE, 0, "80 00 00 00 06 00 66 66 ba cc bb bb 87 99 00 00  00 00"),
+    (Codec.VARIABLE, 32, "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  04 00 00 00 01 00 00 00 02 00")],
+    ids=lambda one: getattr(one, "name", ""))
+def test_examples_of_the_document(which, at, text):
+    section = DOCUMENT.split(f"\n## `{which.name.lower()}`\n")[1].split("\n## ")[0]
+    assert text in section
+    assert joined(NEW[which][0]["stored"])[at:].startswith(bytes.fromhex(text))
+
+
 def document_rows(heading, columns):
     """The number cells of the first table behind `heading` in the document, without the header; empty cells left
     out."""
