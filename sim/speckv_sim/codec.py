@@ -108,8 +108,11 @@ def _check(found, work, fits, dtype, jobs):
     for n, (codec, _) in enumerate(jobs):
         lines, length = work["lines"][n], int(work["lines"][n]) * LINE_BYTES
         said = {name: int(found["result"][n]) >> field.offset & (1 << field.width) - 1 for name, field in result}
+        # By index; the stored order begins with the line that the encoder names.
+        stored = found["stored"][n, :length].reshape(-1, LINE_BYTES)
+        stored = np.roll(stored, -said["first"], axis=0).ravel()
         if said["fits"] != fits[n] or fits[n] and (
-                said["lines"] != lines or (found["stored"][n, :length] != work["stored"][n, :length]).any()):
+                said["lines"] != lines or (stored != work["stored"][n, :length]).any()):
             raise RuntimeError(f"the encoder makes something else of page {n} ({codec.name}) than the model")
         codec = codec if fits[n] else Codec.RAW
         page = decode_pages(codec, dtype, work["stored"][n].reshape(1, PAGE_LINES, LINE_BYTES), lines.reshape(1))

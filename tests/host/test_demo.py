@@ -104,7 +104,8 @@ def test_windows_fit_the_pool():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--codec", "lossless"], "codec must be one that the device has (raw, speckv), not 'lossless'"),
+    (["--codec", "zip"],
+     "codec must be one that the device has (raw, speckv, lossless, fixed, variable), not 'zip'"),
     (["--tokens", "1000"], "tokens must be at most 960 after this prompt, not 1000"),
 ])
 def test_bad_arguments_are_refused_in_words(arguments, message):

@@ -14,7 +14,8 @@ from speckv_hw.types import TableFault, TableOp
 from speckv_model.constants import Codec, Dtype, Status
 from speckv_model.table.context import ContextRecord, ContextTable
 
-RECORD_FIELDS = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec")
+RECORD_FIELDS = ("ld_id", "first_page", "pages", "index_bits", "head_bits", "layer_bits", "dtype", "codec",
+                 "by_row")
 
 
 def number(value):
@@ -29,7 +30,7 @@ def unpack_record(record, rule):
     values = {name: number(record[name]) for name in RECORD_FIELDS}
     assert (rule.first_page, rule.index_bits) == (record.first_page, record.index_bits)
     return ContextRecord(**values | {
-        "dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"]), "setting": rule.setting,
+        "dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"]), "by_row": bool(values["by_row"]), "setting": rule.setting,
         "per_stream": bool(rule.per_stream), "descriptor_base": rule.base})
 
 
@@ -189,7 +190,7 @@ def random_command(rng, config):
     command = dict(opcode=opcode, context=rng.randrange(3), tag=rng.getrandbits(16),
                    first_page=first, pages=pages, index_bits=rng.randrange(granule.bit_length()),
                    head_bits=rng.randrange(8), layer_bits=rng.randrange(8), dtype=rng.randrange(2),
-                   codec=rng.randrange(2), setting=0, per_stream=rng.randrange(2), ld_id=rng.randrange(16),
+                   codec=rng.randrange(2), setting=0, per_stream=rng.randrange(2), by_row=rng.randrange(2), ld_id=rng.randrange(16),
                    descriptor_base=rng.randrange(config.descriptors), descriptor=rng.randrange(config.descriptors))
     mistakes = dict(setting=[1, 128], descriptor=[config.descriptors, 0xFFFF], descriptor_base=[config.descriptors],
                     context=[config.contexts, config.contexts + 1, 4095], codec=[2, 7],

@@ -27,7 +27,7 @@ from speckv_model.csr.error_log import ErrorLog
 # Granules of four pages keep walks over slots and pages short.
 CONFIG = DeviceConfig.small(window_slots=1 << 14)
 NOTHING = dict(context=0, tag=0, first_page=0, pages=0, index_bits=0, head_bits=0, layer_bits=0, dtype=0,
-               codec=0, ld_id=0, setting=0, per_stream=0, descriptor_base=0, descriptor=0)
+               codec=0, ld_id=0, setting=0, per_stream=0, by_row=0, descriptor_base=0, descriptor=0)
 
 
 class AllErrors(ErrorLog):

@@ -128,6 +128,7 @@ RAW_PAGES["open with bad lines"] = OPEN_WITH_BAD_LINES
 def speckv(page, dtype=Dtype.FP16, **changes):
     stored = codecs.encode(Codec.SPECKV, dtype, page)
     return Page(**{"entry": {"state": PageState.SEALED, "codec": Codec.SPECKV}, "state": PageState.SEALED,
+                   "written": ALL_LINES,
                    "stored": stored.reshape(-1, LINE_BYTES), "dtype": dtype,
                    "lines": codecs.decode(Codec.SPECKV, dtype, stored).reshape(-1, LINE_BYTES)} | changes)
 

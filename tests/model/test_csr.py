@@ -90,7 +90,7 @@ def test_create_makes_the_context_visible_after_clearing(bench):
 @pytest.mark.parametrize("changes, status", [
     (dict(context=CONFIG.contexts), Status.BAD_CONTEXT),
     (dict(context=1), Status.BAD_CONTEXT),
-    (dict(codec=Codec.LOSSLESS), Status.BAD_CODEC),
+    (dict(codec=5), Status.BAD_CODEC),
     (dict(codec=7), Status.BAD_CODEC),
     (dict(pages=0), Status.BAD_RANGE),
     (dict(pages=GRANULE - 1), Status.BAD_RANGE),

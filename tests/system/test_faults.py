@@ -252,7 +252,7 @@ def test_refused_commands_say_why_and_touch_nothing(device):
             dict(opcode=Opcode.CREATE, context=1, first_page=device.config.window_pages, pages=granule),
             Status.BAD_RANGE,
         ),
-        (dict(opcode=Opcode.CREATE, context=1, codec=Codec.LOSSLESS, **free), Status.BAD_CODEC),
+        (dict(opcode=Opcode.CREATE, context=1, codec=5, **free), Status.BAD_CODEC),
         (dict(opcode=Opcode.CREATE, context=1, index_bits=28, **free), Status.BAD_GEOMETRY),
         (dict(opcode=Opcode.CREATE, context=1, setting=1, **free), Status.BAD_DESCRIPTOR),
         (dict(opcode=Opcode.LOAD_DESCRIPTOR, pages=1, setting=1), Status.BAD_DESCRIPTOR),

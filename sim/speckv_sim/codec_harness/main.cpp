@@ -20,7 +20,8 @@
 namespace {
 
 constexpr unsigned LINE_BYTES = 64, LINE_WORDS = 16, PAGE_LINES = 64, PAGE_BYTES = LINE_BYTES * PAGE_LINES;
-constexpr unsigned INDEX_BITS = 6;
+// Of a stored line: its index, whether it belongs to the page after the one whose result comes next, its bytes.
+constexpr unsigned INDEX_BITS = 6, DATA_BIT = INDEX_BITS + 1;
 constexpr uint64_t MOST_CLOCKS_A_PAGE = 4096;
 
 struct Job {
@@ -86,13 +87,14 @@ private:
             decode_line = 0;
             decode_page++;
         }
-        if (dut.PORT(encoder, stored, valid) && encoded < jobs.size()) {
+        const size_t owner = encoded + (dut.PORT(encoder, stored, payload)[0] >> INDEX_BITS & 1);
+        if (dut.PORT(encoder, stored, valid) && owner < jobs.size()) {
             const unsigned index = dut.PORT(encoder, stored, payload)[0] & ((1u << INDEX_BITS) - 1);
             std::array<uint32_t, LINE_WORDS> words;
             for (unsigned i = 0; i < LINE_WORDS; i++)
-                words[i] = dut.PORT(encoder, stored, payload)[i] >> INDEX_BITS
-                           | dut.PORT(encoder, stored, payload)[i + 1] << (32 - INDEX_BITS);
-            memcpy(results[encoded].stored + index * LINE_BYTES, words.data(), LINE_BYTES);
+                words[i] = dut.PORT(encoder, stored, payload)[i] >> DATA_BIT
+                           | dut.PORT(encoder, stored, payload)[i + 1] << (32 - DATA_BIT);
+            memcpy(results[owner].stored + index * LINE_BYTES, words.data(), LINE_BYTES);
         }
         if (dut.PORT(encoder, result, valid) && encoded < jobs.size()) {
             results[encoded].encoded = clock;
