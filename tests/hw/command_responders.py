@@ -30,8 +30,8 @@ def unpack_record(record, rule):
     values = {name: number(record[name]) for name in RECORD_FIELDS}
     assert (rule.first_page, rule.index_bits) == (record.first_page, record.index_bits)
     return ContextRecord(**values | {
-        "dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"]), "by_row": bool(values["by_row"]), "setting": rule.setting,
-        "per_stream": bool(rule.per_stream), "descriptor_base": rule.base})
+        "dtype": Dtype(values["dtype"]), "codec": Codec(values["codec"]), "by_row": bool(values["by_row"]),
+        "setting": rule.setting, "per_stream": bool(rule.per_stream), "descriptor_base": rule.base})
 
 
 def pack_record(record):
@@ -190,7 +190,8 @@ def random_command(rng, config):
     command = dict(opcode=opcode, context=rng.randrange(3), tag=rng.getrandbits(16),
                    first_page=first, pages=pages, index_bits=rng.randrange(granule.bit_length()),
                    head_bits=rng.randrange(8), layer_bits=rng.randrange(8), dtype=rng.randrange(2),
-                   codec=rng.randrange(2), setting=0, per_stream=rng.randrange(2), by_row=rng.randrange(2), ld_id=rng.randrange(16),
+                   codec=rng.randrange(2), setting=0, per_stream=rng.randrange(2), by_row=rng.randrange(2),
+                   ld_id=rng.randrange(16),
                    descriptor_base=rng.randrange(config.descriptors), descriptor=rng.randrange(config.descriptors))
     mistakes = dict(setting=[1, 128], descriptor=[config.descriptors, 0xFFFF], descriptor_base=[config.descriptors],
                     context=[config.contexts, config.contexts + 1, 4095], codec=[2, 7],
