@@ -8,7 +8,7 @@ from amaranth.lib import data, enum
 
 from speckv_model.constants import PAGE_ROWS, ROW_BYTES, ROW_VALUES
 
-from ..types import LINE_BITS, Dtype
+from ..types import LINE_BITS, Codec, Dtype
 from .float16 import EXPONENT_BITS
 
 RECIPROCAL_BITS = 20
@@ -22,6 +22,7 @@ class PageLine(data.Struct):
     data: LINE_BITS
     dtype: Dtype
     setting: 8
+    codec: Codec
 
 
 class RowForm(enum.Enum, shape=2):

@@ -3,6 +3,7 @@
 from speckv_hw.cache.page_cache import PageCache
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_hw.codec.page_encoder import PageEncoder
+from speckv_hw.codec.quantised_encoder import QuantisedEncoder
 from speckv_hw.codec.raw_decoder import RawDecoder
 from speckv_hw.codec.raw_encoder import RawEncoder
 from speckv_hw.codec.speckv_decoder import SpeckvDecoder
@@ -36,6 +37,7 @@ BLOCKS = {
     "raw_decoder": lambda config: RawDecoder(),
     "speckv_encoder": lambda config: SpeckvEncoder(config.lanes),
     "speckv_decoder": lambda config: SpeckvDecoder(config.lanes),
+    "quantised_encoder": lambda config: QuantisedEncoder(config.lanes),
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
     "page_table": lambda config: PageTable(config, clients=4),
