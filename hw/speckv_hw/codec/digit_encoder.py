@@ -30,7 +30,7 @@ class DigitEncoder(wiring.Component):
         pairs = []
         for low, high in ((0, 1), (2, 3), (5, 6)):
             pair = Signal(range(9), name=f"pair{low}")
-            m.d.sync += pair.eq(digits[low] + 3 * digits[high])
+            m.d.sync += pair.eq(digits[low] + digits[high] + (digits[high] << 1))
             pairs.append(pair)
         fifth, eighth = Signal(2), Signal(2)
         m.d.sync += [fifth.eq(digits[4]), eighth.eq(digits[7])]

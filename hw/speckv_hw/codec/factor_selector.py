@@ -30,13 +30,13 @@ def edges(ternary, fine):
 
 
 def factors(variable, ternary, fine):
-    """What mantissas are multiplied by for each of the group codes. List of int.
+    """What mantissas are multiplied by for each of the group codes, twice an inverse of the model. List of int.
 
     Of a `variable` page 1 / step's mantissa, rounded up, which is one for all.
     """
     if variable:
         return [-(-(8 << STEP_FACTOR_BITS) // (8 + fine))] * FRACTIONS
-    return inverses(ternary)[fine].tolist()
+    return (2 * inverses(ternary)[fine]).tolist()
 
 
 def _table(m, name, entries, index):

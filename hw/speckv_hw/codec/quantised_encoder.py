@@ -141,16 +141,18 @@ class QuantisedEncoder(wiring.Component):
         part = Signal(range(max(parts, 2)))
         room = Signal(range(_FRAGMENTS + 1), init=_FRAGMENTS)
         quiet = Signal(range(PlaneCollector.gap))
+        closes = Signal()
         cost = Signal(range(_ROW_FRAGMENTS + 1))
         allowed = Signal()
         issue = Signal()
         rate = rates.o.payload
         with m.If(rate.variable):
-            m.d.comb += [cost.eq(part == parts - 1), allowed.eq((room != 0) & (quiet == 0))]
+            m.d.comb += [closes.eq(part == parts - 1), cost.eq(1), allowed.eq(((room != 0) | ~closes) & (quiet == 0))]
         with m.Else():
             m.d.comb += [
-                cost.eq(Mux(values.o.payload.last, Mux(rate.slots > 3, _ROW_FRAGMENTS, _ROW_FRAGMENTS - 1), 0)),
-                allowed.eq(room >= _ROW_FRAGMENTS),
+                closes.eq(values.o.payload.last),
+                cost.eq(Mux(rate.slots > 3, _ROW_FRAGMENTS, _ROW_FRAGMENTS - 1)),
+                allowed.eq((room >= _ROW_FRAGMENTS) | ~closes),
             ]
         m.d.comb += [
             issue.eq(rates.o.valid & allowed),
@@ -158,7 +160,7 @@ class QuantisedEncoder(wiring.Component):
             peaks.o.ready.eq(issue),
             rates.o.ready.eq(issue & values.o.payload.last),
         ]
-        m.d.sync += room.eq(room - Mux(issue, cost, 0) + transfer(planes.o))
+        m.d.sync += room.eq(room - Mux(issue & closes, cost, 0) + transfer(planes.o))
         with m.If(issue & ~rate.variable):
             m.d.sync += quiet.eq(PlaneCollector.gap - 1)
         with m.Elif(quiet != 0):

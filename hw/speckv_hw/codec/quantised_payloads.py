@@ -12,7 +12,7 @@ __all__ = ["FACTOR_BITS", "LANE_BITS", "WORD_BITS", "FRAGMENT_WORDS", "LINE_WORD
            "RowPeak", "RowRate", "CellBits", "Unit", "Item", "PageWidths", "PageEnd", "value_beat", "peak_beat",
            "word_fragment", "page_line"]
 
-FACTOR_BITS = 17
+FACTOR_BITS = 18
 """Of what mantissas are multiplied by."""
 LANE_BITS = MOST_BITS
 """Of a quantised value, in either format."""

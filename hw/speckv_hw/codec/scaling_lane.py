@@ -9,11 +9,11 @@ from .quantised_payloads import FACTOR_BITS, LANE_BITS, CellBits
 
 __all__ = ["ScalingLane"]
 
-_POINT = 14
+_POINT = 15
 """Product bits below those that a result can have, moved down by as little as there is."""
-_EXACT = 12
-"""Product bits below which a factor's rounding shows. A quotient by the mantissa 8 to 15 of a step that is no
-multiple of a half is farther from one than that."""
+_EXACT = MANTISSA_BITS
+"""Product bits in which the rounding of a step's factor shows. A quotient that is no multiple of a half is farther from
+the next smaller one: by at least 2^`_POINT` / 15, as the mantissa of a step is at most 15 / 8."""
 _BITS = MANTISSA_BITS + FACTOR_BITS - _POINT
 
 
@@ -34,7 +34,7 @@ class ScalingLane(wiring.Component):
         With `value`.
     base : In(9)
         1 clock later; see `RowRate`, as for what follows.
-    factor : In(17)
+    factor : In(18)
         2 clocks later.
     variable : In
         5 clocks later; `late_variable` is the same 1 clock later.
