@@ -26,3 +26,13 @@ def exponent_mantissa(magnitude, dtype):
 def is_finite(magnitude, dtype):
     """Whether 15 magnitude bits are neither infinity nor NaN."""
     return ~magnitude[10:15].all() | (is_bf16(dtype) & ~magnitude[7:10].all())
+
+
+def exponent_field(value, dtype):
+    """The exponent's bits of a value, 8 with those that FP16 lacks as zeros."""
+    return Mux(is_bf16(dtype), value[7:15], value[10:15])
+
+
+def exponent_ones(dtype):
+    """Exponent of infinities and NaNs."""
+    return Mux(is_bf16(dtype), 0xFF, 0x1F)
