@@ -23,8 +23,8 @@ __all__ = ["LosslessEncoder"]
 
 _QUEUE = 17
 """Payloads of most queues: a memory of 16 and the register at its end."""
-_THIRD_PIECES = 128
-"""The third tier of a page may take that many pieces, which all wait for the end of the second tier."""
+_LONG_QUEUE = 33
+_PAGE_VALUES = PAGE_BYTES // 2
 
 
 class LosslessEncoder(wiring.Component):
@@ -69,7 +69,7 @@ class LosslessEncoder(wiring.Component):
         m = Module()
         lanes = self._lanes
         # A row, and the clocks from its end to its centre
-        m.submodules.values = values = Fifo(TierCoder.beat_layout(lanes), _QUEUE if lanes == 32 else 2 * _QUEUE - 1)
+        m.submodules.values = values = Fifo(TierCoder.beat_layout(lanes), _QUEUE if lanes == 32 else _LONG_QUEUE)
         m.submodules.centres = centres = Fifo(8, 8)
         m.submodules.pages = pages = Fifo(Dtype, 4)
         m.submodules.coder = coder = TierCoder(lanes)
@@ -82,8 +82,9 @@ class LosslessEncoder(wiring.Component):
 
         sinks = [self._low(m, coder, writer), self._first(m, coder, writer)]
         high, wanted = self._high(m, coder, writer), ~is_bf16(coder.o.payload.dtype)
-        sinks += [self._tier(m, coder, name, width, pieces, getattr(middle, name))
-                  for name, width, pieces in (("second", 2, _QUEUE), ("third", 4, _THIRD_PIECES))]
+        # A page's whole third tier waits for the end of its second.
+        sinks += [self._tier(m, coder, name, width, chunks, getattr(middle, name))
+                  for name, width, chunks in (("second", 2, _QUEUE), ("third", 4, _PAGE_VALUES // lanes))]
         # All take a beat, or none.
         ready = high.ready
         for sink in sinks:
@@ -101,7 +102,7 @@ class LosslessEncoder(wiring.Component):
         m.submodules.narrow = narrow = Narrow(LINE_BITS, 16 * lanes)
         m.submodules.finder = finder = RowCentreFinder(lanes)
         dtype = Signal(Dtype)
-        place = Signal(range(PAGE_BYTES // 2 // lanes))
+        place = Signal(range(_PAGE_VALUES // lanes))
         begins = place == 0
         beat = Signal(TierCoder.beat_layout(lanes))
         enter = Signal()
@@ -173,7 +174,7 @@ class LosslessEncoder(wiring.Component):
         return lines.i
 
     def _first(self, m, coder, writer):
-        m.submodules.first = first = Fifo(2 * self._lanes, _QUEUE)
+        m.submodules.first = first = Fifo(2 * self._lanes, _LONG_QUEUE)
         m.submodules.first_lines = lines = Widen(2 * self._lanes, LINE_BITS)
         m.d.comb += [
             first.i.payload.eq(coder.o.payload.first),
@@ -186,7 +187,7 @@ class LosslessEncoder(wiring.Component):
 
     def _high(self, m, coder, writer):
         lanes = self._lanes
-        m.submodules.high = high = Fifo(3 * lanes, _QUEUE)
+        m.submodules.high = high = Fifo(3 * lanes, _LONG_QUEUE)
         m.submodules.high_words = words = Regear(lanes, 3, 4)
         m.submodules.high_lines = lines = Widen(4 * lanes, LINE_BITS)
         chain(m, high, words)
@@ -199,15 +200,15 @@ class LosslessEncoder(wiring.Component):
         self._words(m, lines, writer.high)
         return high.i
 
-    def _tier(self, m, coder, name, width, pieces, sink):
+    def _tier(self, m, coder, name, width, chunks, sink):
         lanes = self._lanes
         m.submodules[f"{name}_packer"] = packer = TierPacker(lanes, width)
         m.submodules[f"{name}_pieces"] = maker = PieceMaker(lanes, width)
-        m.submodules[name] = queue = Fifo(PieceMaker.piece_layout(), pieces)
+        m.submodules[name] = queue = Fifo(TierPacker.chunk_layout(lanes, width), chunks)
         m.d.comb += [
             packer.i.payload.units.eq(coder.o.payload[name]),
             packer.i.payload.mask.eq(coder.o.payload[f"in_{name}"]),
             packer.i.payload.last.eq(coder.o.payload.last),
         ]
-        chain(m, packer, maker, queue, sink)
+        chain(m, packer, queue, maker, sink)
         return packer.i
