@@ -1,6 +1,8 @@
 """The blocks that are synthesised each on their own, and the whole device."""
 
 from speckv_hw.cache.page_cache import PageCache
+from speckv_hw.codec.lossless_decoder import LosslessDecoder
+from speckv_hw.codec.lossless_encoder import LosslessEncoder
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_hw.codec.page_encoder import PageEncoder
 from speckv_hw.codec.raw_decoder import RawDecoder
@@ -36,6 +38,8 @@ BLOCKS = {
     "raw_decoder": lambda config: RawDecoder(),
     "speckv_encoder": lambda config: SpeckvEncoder(config.lanes),
     "speckv_decoder": lambda config: SpeckvDecoder(config.lanes),
+    "lossless_encoder": lambda config: LosslessEncoder(config.lanes),
+    "lossless_decoder": lambda config: LosslessDecoder(config.lanes),
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
     "page_table": lambda config: PageTable(config, clients=4),
