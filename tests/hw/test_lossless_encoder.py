@@ -33,8 +33,8 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
     collected = {}
 
     async def lines(ctx):
-        await send(ctx, dut.lines, [dict(data=line, dtype=int(dtype)) for dtype, page in jobs for line in to_lines(page)],
-                   idle=idle)
+        payloads = [dict(data=line, dtype=int(dtype)) for dtype, page in jobs for line in to_lines(page)]
+        await send(ctx, dut.lines, payloads, idle=idle)
 
     async def stored(ctx):
         await ctx.tick().repeat(blocked + 1)

@@ -40,7 +40,8 @@ class LineCutter(wiring.Component):
         free = ~self.o.valid | self.o.ready
         m.d.comb += self.i.ready.eq(free & last)
         with m.If(free):
-            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload.word_select(word, self._width))]
+            m.d.sync += self.o.valid.eq(self.i.valid)
+            m.d.sync += self.o.payload.eq(self.i.payload.word_select(word, self._width))
             with m.If(self.i.valid):
                 m.d.sync += word.eq(word + 1)
                 with m.If(transfer(self.i)):

@@ -17,7 +17,7 @@ _ASIDE = _LINE_PIECES - _HEADER_PIECES
 
 
 class MiddleWriter(wiring.Component):
-    """Makes the lines between the sections of fixed length: the row centres, and the codes of the second and third tier.
+    """Makes the lines of a page's middle: the row centres, and the codes of the second and third tier.
 
     One piece of 64 bits a clock, a clock more for a line that is not full. A page's first line comes last, since the
     length of the second tier is in it. Empty on reset.
