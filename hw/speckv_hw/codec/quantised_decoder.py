@@ -16,6 +16,7 @@ from .payloads import chunk
 from .pipeline import delay
 from .quantised_lane import PRODUCT_WIDTH, STEP_WIDTH, LaneShared, QuantisedLane
 from .quantised_reader import PieceTag, QuantisedReader
+from .rom import rom
 from .row_check import ROW_BITS, check_syndrome, row_syndrome
 from .widen import Widen
 from .word_unpacker import WordUnpacker
@@ -26,15 +27,6 @@ _ROOM = 16
 """Beats that fit behind the lanes: their latency and a few more."""
 UNITS = ROW_VALUES // UNIT_VALUES
 UNIT_GROUPS = UNIT_VALUES // GROUP_VALUES
-
-
-def _table(values, index):
-    """The number in `values` (Python integers) that `index` names: a ROM bit by bit, which maps to few LUTs."""
-    width = max(max(values).bit_length(), 1)
-    depth = 1 << len(index)
-    padded = [*values, *[0] * (depth - len(values))]
-    return Cat(Const(sum((value >> bit & 1) << n for n, value in enumerate(padded)), depth).bit_select(index, 1)
-               for bit in range(width))
 
 
 def _digits(count):
@@ -166,7 +158,7 @@ class QuantisedDecoder(wiring.Component):
         # 1: what lanes share, and the bits of each
         shared = Signal(LaneShared)
         rates = [Rate(setting) for setting in SETTINGS]
-        planes = _table([rate_.planes for rate_ in rates], rate)
+        planes = rom([rate_.planes for rate_ in rates], rate)
         bounds = [(rate_.half_levels * (8 + j) // (9 + j), rate_, j) for rate_ in rates for j in range(8)]
         bound = Cat(mantissa, rate)
         base = Mux(is_bf16(tag.dtype), bias(ModelDtype.BF16), bias(ModelDtype.FP16)) + PRODUCT_WIDTH - 1
@@ -178,8 +170,8 @@ class QuantisedDecoder(wiring.Component):
             shared.planes.eq(Mux(tag.variable, tag.width, planes)),
             shared.exponent.eq(Mux(tag.variable, tag.setting[3:] + base - (3 - variable.LOWEST_EXPONENT),
                                    code[3:] + base - (planes + fixed_less))),
-            shared.bound_cell.eq(_table([cell for cell, _, _ in bounds], bound)),
-            shared.bound_place.eq(_table([int(fixed.places(rate_)[j, 0, cell]) for cell, rate_, j in bounds], bound)),
+            shared.bound_cell.eq(rom([cell for cell, _, _ in bounds], bound)),
+            shared.bound_place.eq(rom([int(fixed.places(rate_)[j, 0, cell]) for cell, rate_, j in bounds], bound)),
         ]
         units = Array(self._unit(row, tern, tag, n) for n in range(UNITS))
         unit = Signal.like(units[0])
@@ -196,7 +188,7 @@ class QuantisedDecoder(wiring.Component):
             packed1.eq(Mux(tern, unit.digits.word_select(part, len(packed1)), 0)),
             codes1.eq(unit.codes.word_select(part, len(codes1))),
         ]
-        steps = [_table([int(fixed.steps(bool(t))[j, g]) for t in range(2) for j in range(8)], Cat(mantissa, tern))
+        steps = [rom([int(fixed.steps(bool(t))[j, g]) for t in range(2) for j in range(8)], Cat(mantissa, tern))
                  for g in range(FRACTIONS)]
         steps1 = [Signal(STEP_WIDTH, name=f"step_{g}") for g in range(FRACTIONS)]
         for g, step in enumerate(steps):
@@ -210,7 +202,7 @@ class QuantisedDecoder(wiring.Component):
             digits = Signal(2 * GROUP_VALUES, name=f"digits{group}")
             step2, step3 = Signal(STEP_WIDTH, name=f"step2_{group}"), Signal(STEP_WIDTH, name=f"step3_{group}")
             m.d.sync += [
-                digits.eq(Cat(_table(_digits(5), number[:8]), _table(_digits(3), number[8:]))),
+                digits.eq(Cat(rom(_digits(5), number[:8]), rom(_digits(3), number[8:]))),
                 step2.eq(Array(steps1)[group_code]),
                 step3.eq(step2),
             ]
