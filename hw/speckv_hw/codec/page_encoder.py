@@ -35,7 +35,8 @@ class PageEncoder(wiring.Component):
     lines : In(stream(512))
         The 64 lines of a page, in order.
     stored : Out(stream(StoredLine))
-        Lines of the encoded page in any order, each once. Meaningless if the page turns out not to fit.
+        Lines of the encoded page in any order, each once. Meaningless if the page turns out not to fit. Those marked
+        `ahead` belong to the page after the one whose result comes next.
     result : Out(stream(EncodeResult))
         Of `raw` pages `fits` is always set.
     """
