@@ -31,9 +31,9 @@ PER_STREAM = 0.4
 """Probability that a context has a codec per stream."""
 SHOWN = 10
 """Mismatches that are described one by one."""
-SUPERBLOCK_SECTORS = 64
-"""No two OPEN pages share a superblock. Traffic uses fewer pages than there are superblocks, so that the pool
-never runs out: which page then goes without room depends on timing."""
+PAGE_SECTORS = 64
+"""Traffic uses no more pages than the pool has room for with so many sectors for each, so that the pool never runs out:
+which page then goes without room depends on timing."""
 
 
 def differences(requests, tested, reference):
@@ -63,8 +63,7 @@ class Soak:
         self._devices = tested, reference
         self._rng = np.random.default_rng(seed)
         self._traffic = Traffic(tested.config, self._rng)
-        superblocks = tested.config.pool_sectors // SUPERBLOCK_SECTORS
-        self._pages = min(100, superblocks * 2 // 3 // CONTEXTS)
+        self._pages = min(100, tested.config.pool_sectors // PAGE_SECTORS * 2 // 3 // CONTEXTS)
         self._twins = {}
         self.ops = 0
         self.hints = 0

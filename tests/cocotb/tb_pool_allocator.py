@@ -14,9 +14,9 @@ from speckv_model.pool.pool_allocator import PoolAllocator
 
 ANSWER, FREE = Packing(AllocateResponse), Packing(FreeRequest)
 OPERATIONS = 2500
-SUPERBLOCK = 64
+SUPERBLOCK = 256
 """Sectors; no run goes across their boundaries."""
-CLOCKS = 60
+CLOCKS = 200
 """More than an operation takes with every stream at half of its speed."""
 
 
@@ -80,7 +80,7 @@ class PoolLife:
             return None
         if not self.ending and rng.random() < 0.05:
             pool, place = self.config.pool_sectors, SUPERBLOCK * rng.randrange(self.config.pool_sectors // SUPERBLOCK)
-            sector, sectors = rng.choice([(place, 0), (place + 31, 34), (pool + place, 1)])
+            sector, sectors = rng.choice([(place, 0), (place + 223, 34), (pool + place, 1)])
             return FREE.pack(sector=sector, sectors=sectors)
         if not self._held:
             return None

@@ -137,11 +137,10 @@ def test_signal_does_not_flatter():
 
 def test_the_pool_counts_what_it_cannot_use():
     config = DeviceConfig.small()
-    # An OPEN page takes 33 sectors of the first superblock, three pages of 8 go beside it, five into the second one:
-    # 7 and 24 sectors are left over, and the 33 are free again.
-    assert capacity_ratio(config, [8] * 8, 1) == 8 * 4096 / ((3 * 8 + 7 + 64) * 128 + 8 * 16)
-    # Two pages of 22 sectors in a superblock, at last.
-    assert capacity_ratio(config, [22] * 10_000, 1) == pytest.approx(2 * 4096 / (64 * 128), rel=0.01)
+    # Beside the room of 33 sectors nine pages of 23 fill a superblock but for 16 sectors.
+    assert capacity_ratio(config, [23] * 9, 1) == 9 * 4096 / ((9 * 23 + 16) * 128 + 9 * 16)
+    # Eleven pages of 22 sectors in a superblock, at last.
+    assert capacity_ratio(config, [22] * 10_000, 1) == pytest.approx(11 * 4096 / (256 * 128), rel=0.02)
     assert sectors_of(np.array([1, 128, 129, 4096])).tolist() == [1, 1, 2, 32]
 
 

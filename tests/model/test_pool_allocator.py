@@ -15,9 +15,9 @@ SEED = int(os.environ.get("SPECKV_SEED", "1"))
 def test_run_searches(density):
     rng = random.Random(f"runs {SEED} {density}")
     for _ in range(300):
-        text = "".join("1" if rng.random() < density else "0" for _ in range(64))
+        text = "".join("1" if rng.random() < density else "0" for _ in range(256))
         free = int(text[::-1], 2)
-        assert longest_run(free) == max(map(len, text.split("0")))
+        assert longest_run(free) == min(33, max(map(len, text.split("0"))))
         for sectors in (1, 2, 7, 33):
             assert first_run(free, sectors) == text.find("1" * sectors)
             assert run_sectors(free, sectors) == sum(n for n in map(len, text.split("0")) if n >= sectors)
@@ -45,8 +45,8 @@ def test_life():
             sector = pool.allocate(sectors)
             if sector is None:
                 refused += 1
-                assert all(max(map(len, bytes(taken[at:at + 64]).split(b"\1"))) < sectors
-                           for at in range(0, len(taken), 64))
+                assert all(max(map(len, bytes(taken[at:at + 256]).split(b"\1"))) < sectors
+                           for at in range(0, len(taken), 256))
             else:
                 assert not any(taken[sector:sector + sectors])
                 taken[sector:sector + sectors] = b"\1" * sectors
@@ -57,8 +57,8 @@ def test_life():
         assert pool.free(sector, sectors)
     assert pool.free_sectors == config.pool_sectors
     assert pool.unusable_sectors() == 0
-    places = {pool.allocate(33) // 64 for _ in range(config.pool_sectors // 64)}
-    assert len(places) == config.pool_sectors // 64
+    places = [pool.allocate(33) // 256 for _ in range(config.pool_sectors // 256 * 7)]
+    assert {places.count(place) for place in places} == {7}
     assert pool.allocate(33) is None
 
 
@@ -66,7 +66,7 @@ def test_bad_frees_change_nothing():
     pool = PoolAllocator(DeviceConfig.small())
     sector = pool.allocate(10)
     before = pool.free_sectors
-    for offset, sectors in [(0, 0), (0, 11), (5, 6), (10, 1), (64, 1), (60, 5), (1 << 30, 1)]:
+    for offset, sectors in [(0, 0), (0, 11), (5, 6), (10, 1), (256, 1), (250, 7), (1 << 30, 1)]:
         assert not pool.free(sector + offset, sectors)
     assert pool.free_sectors == before
     assert pool.free(sector, 10)
@@ -83,7 +83,11 @@ def test_loss():
     config = DeviceConfig.small()
     pool = PoolAllocator(config)
     assert pool.loss() == 0
-    pool.allocate(33)
-    assert pool.unusable_sectors() == 31
-    assert pool.unusable_sectors(31) == 0
-    assert pool.loss() == 31 / config.pool_sectors
+    for _ in range(7):
+        pool.allocate(33)
+    assert pool.unusable_sectors() == 25
+    assert pool.unusable_sectors(25) == 0
+    assert pool.loss() == 25 / config.pool_sectors
+    pool.free(0, 33)
+    assert pool.unusable_sectors() == 25
+    assert pool.allocate(33) == 0

@@ -1,13 +1,16 @@
 """The allocator that places compressed pages in the pool."""
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import memory, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.pool.run_finder import MAP_BITS, RunFinder
+from speckv_hw.pool.frame_stack import FrameStack
+from speckv_hw.pool.run_finder import LENGTH_WIDTH, MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
+from speckv_hw.stream import transfer
 from speckv_hw.types import AllocateResponse, FreeRequest
 from speckv_model.constants import OPEN_SECTORS
+from speckv_model.pool.pool_allocator import FRAMES
 
 __all__ = ["PoolAllocator"]
 
@@ -17,16 +20,21 @@ POSITION_BITS = MAP_BITS.bit_length() - 1
 class PoolAllocator(wiring.Component):
     """Hands out and takes back runs of contiguous sectors of the pool.
 
-    The pool is divided into superblocks of 64 sectors, each with an occupancy map in block memory.
-    Superblocks with room are listed by their longest free run. A request goes to the one added last to the
-    shortest list length that fits (best fit), at the first run inside it that fits; only when none fits, to a
-    superblock that was never used. Neighbouring free sectors merge by themselves, and any part of what was
-    allocated may be freed.
+    The pool is divided into superblocks of 256 sectors, each with an occupancy map in block memory. Superblocks with
+    room are listed by their longest free run, those with 33 or more together. A request goes to the one added last to
+    the shortest list length that fits (best fit), at the first run inside it that fits; only when none fits, to a
+    superblock that was never used. Neighbouring free sectors merge by themselves, and any part of what was allocated
+    may be freed.
 
-    Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An
-    answer is offered at most `answer_clocks` clocks after its request was accepted, and the next request is
-    accepted at most `busy_clocks` clocks after it; an answer not yet taken holds up allocations but not
-    frees. Nothing is handed out twice, and a bad free changes nothing. Everything is free after reset.
+    The last four runs of 33 sectors that came back, rooms of OPEN pages, are kept whole, and given out first for that
+    size; where another size finds no room they go back to their superblocks. So a page that is opened and sealed costs
+    one search and not three.
+
+    Requests of either kind are handled one at a time, each kind in order, the kinds in turn if both wait. An answer is
+    offered at most `answer_clocks` clocks after its request was accepted, and the next request is accepted at most
+    `busy_clocks` clocks after it, both but for `flush_clocks` more where frames go back; an answer not yet taken holds
+    up allocations but not frees. Nothing is handed out twice, and a bad free changes nothing. Everything is free after
+    reset.
 
     Parameters
     ----------
@@ -48,7 +56,8 @@ class PoolAllocator(wiring.Component):
     """
 
     answer_clocks = 12 + RunFinder.latency
-    busy_clocks = answer_clocks + RunFinder.latency + 1
+    busy_clocks = answer_clocks + RunFinder.latency - 1
+    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 1
 
     def __init__(self, config):
         self._config = config
@@ -66,18 +75,24 @@ class PoolAllocator(wiring.Component):
         superblocks = 1 << superblock_width
         m.submodules.finder = finder = RunFinder()
         m.submodules.bins = bins = SuperblockBins(superblock_width)
-        m.submodules.maps = maps = memory.Memory(shape=MAP_BITS, depth=superblocks, init=[])
+        m.submodules.frames = frames = FrameStack(self._config.sector_bits, FRAMES)
+        record = data.StructLayout({"occupied": MAP_BITS, "bin": LENGTH_WIDTH})
+        m.submodules.maps = maps = memory.Memory(shape=record, depth=superblocks, init=[])
         map_read, map_write = maps.read_port(), maps.write_port()
 
         fresh = Signal(range(superblocks + 1))
         """Superblocks from this number on were never used."""
         freeing = Signal()
-        """The request at work is a free; otherwise it is an allocation."""
+        """Sectors are given back; otherwise some are taken."""
+        flushing = Signal()
+        """They are a frame that goes back, for an allocation that waits."""
+        wanted = Signal(6)
+        """What the allocation asked for."""
         superblock = Signal(superblock_width)
         position = Signal(POSITION_BITS)
         sectors = Signal(6)
         occupied = Signal(MAP_BITS)
-        source = Signal(7)
+        source = Signal(LENGTH_WIDTH)
         """The list that the superblock is in."""
         mask = Signal(MAP_BITS)
         """The sectors to take or to give back."""
@@ -90,13 +105,16 @@ class PoolAllocator(wiring.Component):
             choose_free.eq(self.free.valid & (~can_allocate | ~last)),
             finder.i.payload.free.eq(~occupied),
             finder.i.payload.wanted.eq(sectors),
-            bins.search.payload.eq(sectors),
+            bins.search.payload.eq(wanted),
             bins.move.payload.superblock.eq(superblock),
             bins.move.payload.source.eq(source),
             bins.move.payload.target.eq(finder.o.payload.length),
+            frames.sector.eq(Cat(position, superblock)),
+            frames.sectors.eq(sectors),
             map_read.addr.eq(superblock),
             map_write.addr.eq(superblock),
-            map_write.data.eq(occupied),
+            map_write.data.occupied.eq(occupied),
+            map_write.data.bin.eq(finder.o.payload.length),
         ]
         with m.If(self.allocated.ready):
             m.d.sync += self.allocated.valid.eq(0)
@@ -107,88 +125,111 @@ class PoolAllocator(wiring.Component):
                     self.free.ready.eq(choose_free),
                     self.allocate.ready.eq(can_allocate & ~choose_free),
                 ]
-                m.d.sync += freeing.eq(choose_free)
+                m.d.sync += [freeing.eq(choose_free), flushing.eq(0)]
                 with m.If(choose_free):
+                    freed = self.free.payload
                     m.d.sync += [
                         last.eq(1),
-                        superblock.eq(self.free.payload.sector >> POSITION_BITS),
-                        position.eq(self.free.payload.sector),
-                        sectors.eq(self.free.payload.sectors),
+                        Cat(position, superblock).eq(freed.sector),
+                        sectors.eq(freed.sectors),
                     ]
-                    known = (self.free.payload.sector >> POSITION_BITS) < fresh
-                    inside = self.free.payload.sector[:POSITION_BITS] + self.free.payload.sectors <= MAP_BITS
-                    with m.If(known & inside & (self.free.payload.sectors != 0)):
+                    known = (freed.sector >> POSITION_BITS) < fresh
+                    inside = freed.sector[:POSITION_BITS] + freed.sectors <= MAP_BITS
+                    with m.If(known & inside & (freed.sectors != 0)):
                         m.next = "READ"
                     with m.Else():
                         m.next = "IGNORE"
                 with m.Elif(can_allocate):
-                    m.d.sync += [last.eq(0), sectors.eq(self.allocate.payload)]
-                    with m.If((self.allocate.payload >= 1) & (self.allocate.payload <= OPEN_SECTORS)):
+                    m.d.sync += [last.eq(0), wanted.eq(self.allocate.payload)]
+                    with m.If((self.allocate.payload == OPEN_SECTORS) & ~frames.empty):
+                        m.d.comb += frames.pop.eq(1)
+                        m.d.sync += [
+                            self.allocated.payload.ok.eq(1),
+                            self.allocated.payload.sector.eq(frames.top),
+                            self.allocated.valid.eq(1),
+                            self.free_sectors.eq(self.free_sectors - OPEN_SECTORS),
+                        ]
+                    with m.Elif((self.allocate.payload >= 1) & (self.allocate.payload <= OPEN_SECTORS)):
                         m.next = "SEARCH"
                     with m.Else():
                         m.next = "REFUSE"
 
             with m.State("SEARCH"):
                 m.d.comb += bins.search.valid.eq(1)
+                m.d.sync += [freeing.eq(0), flushing.eq(0), sectors.eq(wanted)]
                 with m.If(bins.search.ready):
                     m.next = "FOUND"
             with m.State("FOUND"):
                 m.d.comb += bins.found.ready.eq(1)
-                m.d.sync += [superblock.eq(bins.found.payload.superblock), source.eq(bins.found.payload.bin)]
+                m.d.sync += superblock.eq(bins.found.payload.superblock)
                 with m.If(bins.found.valid):
                     with m.If(bins.found.payload.ok):
                         m.next = "READ"
                     with m.Elif(fresh != superblocks):
                         m.d.sync += [superblock.eq(fresh), source.eq(0), occupied.eq(0), fresh.eq(fresh + 1)]
                         m.next = "RUN"
+                    with m.Elif(~frames.empty):
+                        m.next = "FLUSH"
                     with m.Else():
                         m.next = "REFUSE"
             with m.State("REFUSE"):
                 m.d.sync += [self.allocated.payload.eq(0), self.allocated.valid.eq(1)]
                 m.next = "IDLE"
+            with m.State("FLUSH"):
+                m.d.comb += frames.pop.eq(1)
+                m.d.sync += [
+                    freeing.eq(1),
+                    flushing.eq(1),
+                    Cat(position, superblock).eq(frames.top),
+                    sectors.eq(OPEN_SECTORS),
+                ]
+                m.next = "READ"
 
             with m.State("READ"):
                 m.next = "MAP"
             with m.State("MAP"):
-                m.d.sync += occupied.eq(map_read.data)
-                m.next = "RUN"
+                m.d.sync += [occupied.eq(map_read.data.occupied), source.eq(map_read.data.bin)]
+                with m.If(freeing):
+                    m.next = "MASK"
+                with m.Else():
+                    m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += [finder.i.valid.eq(1), finder.i.payload.longest.eq(freeing)]
+                m.d.comb += finder.i.valid.eq(1)
                 with m.If(finder.i.ready):
                     m.next = "PLACE"
             with m.State("PLACE"):
                 m.d.comb += finder.o.ready.eq(1)
+                m.d.sync += position.eq(finder.o.payload.position)
                 with m.If(finder.o.valid):
-                    with m.If(freeing):
-                        m.d.sync += source.eq(finder.o.payload.length)
-                    with m.Else():
-                        m.d.sync += position.eq(finder.o.payload.position)
                     m.next = "MASK"
             with m.State("MASK"):
                 ones = (1 << MAP_BITS) - 1
                 m.d.sync += mask.eq((ones << position) & ~(ones << (position + sectors)))
                 m.next = "MARK"
             with m.State("MARK"):
-                with m.If(freeing & ((occupied & mask) != mask)):
-                    m.next = "IGNORE"
-                with m.Else():
+                m.d.sync += occupied.eq(occupied ^ mask)
+                with m.If(~flushing):
+                    m.d.sync += self.free_sectors.eq(self.free_sectors + Mux(freeing, sectors, -sectors))
+                with m.If(~freeing):
                     m.d.sync += [
-                        occupied.eq(occupied ^ mask),
-                        self.free_sectors.eq(self.free_sectors + Mux(freeing, sectors, -sectors)),
+                        self.allocated.payload.ok.eq(1),
+                        self.allocated.payload.sector.eq(Cat(position, superblock)),
+                        self.allocated.valid.eq(1),
                     ]
-                    with m.If(~freeing):
-                        m.d.sync += [
-                            self.allocated.payload.ok.eq(1),
-                            self.allocated.payload.sector.eq((superblock << POSITION_BITS) | position),
-                            self.allocated.valid.eq(1),
-                        ]
-                    m.next = "WRITE"
+                m.next = "LONGEST"
+                with m.If(freeing & ~flushing):
+                    with m.If(((occupied & mask) != mask) | frames.overlaps):
+                        m.d.sync += self.free_sectors.eq(self.free_sectors)
+                        m.next = "IGNORE"
+                    with m.Elif((sectors == OPEN_SECTORS) & ~frames.full):
+                        m.d.comb += frames.push.eq(1)
+                        m.next = "IDLE"
             with m.State("IGNORE"):
                 m.d.comb += self.bad_free.eq(1)
                 m.next = "IDLE"
 
-            with m.State("WRITE"):
-                m.d.comb += [map_write.en.eq(1), finder.i.valid.eq(1), finder.i.payload.longest.eq(1)]
+            with m.State("LONGEST"):
+                m.d.comb += [finder.i.valid.eq(1), finder.i.payload.longest.eq(1)]
                 with m.If(finder.i.ready):
                     m.next = "MOVE"
             with m.State("MOVE"):
@@ -196,7 +237,13 @@ class PoolAllocator(wiring.Component):
                 m.d.comb += [
                     bins.move.valid.eq(finder.o.valid & ~unchanged),
                     finder.o.ready.eq(bins.move.ready | unchanged),
+                    map_write.en.eq(transfer(finder.o)),
                 ]
-                with m.If(finder.o.valid & finder.o.ready):
-                    m.next = "IDLE"
+                with m.If(transfer(finder.o)):
+                    with m.If(~flushing):
+                        m.next = "IDLE"
+                    with m.Elif(frames.empty):
+                        m.next = "SEARCH"
+                    with m.Else():
+                        m.next = "FLUSH"
         return m

@@ -5,11 +5,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.pool.first_one import first_one
+from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["RunQuery", "RunAnswer", "RunFinder", "MAP_BITS"]
 
-MAP_BITS = 64
-STEPS = MAP_BITS.bit_length()
+MAP_BITS = 256
+"""Sectors of a superblock."""
+LENGTH_WIDTH = OPEN_SECTORS.bit_length()
 
 
 class RunQuery(data.Struct):
@@ -17,23 +19,23 @@ class RunQuery(data.Struct):
     """The map: bit i is sector i of the superblock."""
     longest: 1
     """Find the longest run; otherwise the first run of at least `wanted` sectors, which must exist."""
-    wanted: 7
+    wanted: LENGTH_WIDTH
 
 
 class RunAnswer(data.Struct):
-    length: 7
-    """`wanted`, or the longest run's length (0 if nothing is free)."""
-    position: 6
-    """First sector of the first such run; not defined for length 0."""
+    length: LENGTH_WIDTH
+    """`wanted`, or the longest run's length (0 if nothing is free, 33 if it is more)."""
+    position: MAP_BITS.bit_length() - 1
+    """First sector of the first run of `wanted`; not defined for the longest."""
 
 
 class RunFinder(wiring.Component):
-    """Finds the longest run of ones in a 64-bit map, or the first run of a wanted length.
+    """Finds the length of the longest run of ones in a map of 256, or the first run of a wanted length.
 
     Latency `latency` clocks from query to answer, one query at a time, order kept. A query under way is
     dropped on reset.
 
-    The length is built bit by bit from 64 down to 1: `ends` marks every place that lies `length` after the
+    The length is built bit by bit from 32 down to 1: `ends` marks every place that lies `length` after the
     start of a run of at least `length`; where a run of 2^k starts at such a place too, the length can grow by
     2^k. Runs of 2^k are found by doubling.
 
@@ -43,7 +45,7 @@ class RunFinder(wiring.Component):
     o : Out(stream(RunAnswer))
     """
 
-    latency = STEPS + 3
+    latency = LENGTH_WIDTH + 3
 
     i: In(stream.Signature(RunQuery))
     o: Out(stream.Signature(RunAnswer))
@@ -51,15 +53,15 @@ class RunFinder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         query = Signal(RunQuery)
-        length = Signal(7)
+        length = Signal(LENGTH_WIDTH)
         ends = Signal(MAP_BITS + 1)
-        step = Signal(range(STEPS))
+        step = Signal(range(LENGTH_WIDTH))
         starts = Signal(MAP_BITS)
         """The one of `runs` that the step tries."""
 
         runs = [query.free]
-        """Where runs of 1, 2, 4, ... 64 start."""
-        for k in range(STEPS - 1):
+        """Where runs of 1, 2, 4, ... 32 start."""
+        for k in range(LENGTH_WIDTH - 1):
             doubled = Signal(MAP_BITS, name=f"runs_{2 << k}")
             m.d.comb += doubled.eq(runs[-1] & (runs[-1] >> (1 << k)))
             runs.append(doubled)
@@ -75,18 +77,18 @@ class RunFinder(wiring.Component):
                     query.eq(self.i.payload),
                     length.eq(0),
                     ends.eq(~0),
-                    step.eq(STEPS - 1),
+                    step.eq(LENGTH_WIDTH - 1),
                 ]
                 with m.If(self.i.valid):
                     m.next = "FIRST"
             with m.State("FIRST"):
-                m.d.sync += starts.eq(runs[STEPS - 1])
+                m.d.sync += starts.eq(runs[LENGTH_WIDTH - 1])
                 m.next = "GROW"
             with m.State("GROW"):
                 grow = Signal()
                 m.d.comb += grow.eq(Mux(query.longest, grown.any(), query.wanted.bit_select(step, 1)))
                 with m.Switch(step):
-                    for k in range(STEPS):
+                    for k in range(LENGTH_WIDTH):
                         with m.Case(k):
                             m.d.sync += starts.eq(runs[k - 1] if k else 0)
                             with m.If(grow):
@@ -96,7 +98,7 @@ class RunFinder(wiring.Component):
                     m.next = "ENCODE"
             with m.State("ENCODE"):
                 m.d.sync += [
-                    self.o.payload.length.eq(length),
+                    self.o.payload.length.eq(Mux(length > OPEN_SECTORS, OPEN_SECTORS, length)),
                     self.o.payload.position.eq(first_end - length),
                     self.o.valid.eq(1),
                 ]

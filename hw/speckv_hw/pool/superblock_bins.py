@@ -5,11 +5,12 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.pool.first_one import first_one
-from speckv_hw.pool.run_finder import MAP_BITS
+from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["SuperblockBins", "found_layout", "move_layout"]
 
-BIN_WIDTH = 7
+BIN_WIDTH = OPEN_SECTORS.bit_length()
+BINS = OPEN_SECTORS + 1
 
 
 def found_layout(superblock_width):
@@ -23,7 +24,7 @@ def move_layout(superblock_width):
 
 
 class SuperblockBins(wiring.Component):
-    """Doubly linked lists of superblocks, bin 1 to 64, and the search for the smallest bin that will do.
+    """Doubly linked lists of superblocks, bin 1 to 33, and the search for the smallest bin that will do.
 
     A search answers the most recently added superblock of the smallest bin >= `wanted` that is not empty; it
     answers `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at
@@ -37,8 +38,8 @@ class SuperblockBins(wiring.Component):
 
     Members
     -------
-    search : In(stream(7))
-        Longest free run wanted, 1 to 64.
+    search : In(stream(6))
+        Longest free run wanted, 1 to 33.
     found : Out(stream(found_layout))
     move : In(stream(move_layout))
     """
@@ -58,14 +59,14 @@ class SuperblockBins(wiring.Component):
         m = Module()
         link = data.StructLayout({"superblock": self._width, "valid": 1})
         depth = 1 << self._width
-        m.submodules.heads = heads = memory.Memory(shape=self._width, depth=MAP_BITS + 1, init=[])
+        m.submodules.heads = heads = memory.Memory(shape=self._width, depth=BINS, init=[])
         m.submodules.nexts = nexts = memory.Memory(shape=link, depth=depth, init=[])
         m.submodules.previouses = previouses = memory.Memory(shape=link, depth=depth, init=[])
         head_read, head_write = heads.read_port(), heads.write_port()
         next_read, next_write = nexts.read_port(), nexts.write_port()
         previous_read, previous_write = previouses.read_port(), previouses.write_port()
 
-        occupied = Signal(MAP_BITS + 1)
+        occupied = Signal(BINS)
         """Which bins hold superblocks."""
         candidates = Signal.like(occupied)
         any_candidate, first_candidate = first_one(candidates)
@@ -81,7 +82,7 @@ class SuperblockBins(wiring.Component):
                 m.d.comb += [self.search.ready.eq(1), self.move.ready.eq(~self.search.valid)]
                 m.d.sync += moving.eq(self.move.payload)
                 with m.If(self.search.valid):
-                    m.d.sync += candidates.eq(occupied & (~0 << self.search.payload)[:MAP_BITS + 1])
+                    m.d.sync += candidates.eq(occupied & (~0 << self.search.payload)[:BINS])
                     m.next = "SELECT"
                 with m.Elif(self.move.valid):
                     m.next = "UNLINK"

@@ -4,15 +4,17 @@ from ..constants import OPEN_SECTORS
 
 __all__ = ["PoolAllocator"]
 
-SUPERBLOCK_SECTORS = 64
+SUPERBLOCK_SECTORS = 256
 FULL = (1 << SUPERBLOCK_SECTORS) - 1
+FRAMES = 4
+"""Runs of 33 sectors that are kept whole when they are given back."""
 
 
 def longest_run(free):
-    """Length of the longest run of ones in the integer `free`."""
+    """Length of the longest run of ones in the integer `free`, 33 if that is more."""
     length = 0
     starts = free
-    while starts:
+    while starts and length < OPEN_SECTORS:
         length += 1
         starts &= free >> length
     return length
@@ -43,12 +45,17 @@ def run_sectors(free, sectors):
     return covered.bit_count()
 
 
+def _mask(position, sectors):
+    return ((1 << sectors) - 1) << position
+
+
 class PoolAllocator:
     """Hands out and takes back runs of contiguous sectors of the pool.
 
-    Superblocks of 64 sectors are listed by their longest free run; a request goes to the superblock added
-    last to the first list that fits, at the first run that fits; only when no list has one, to a superblock
-    never used before.
+    Superblocks of 256 sectors are listed by their longest free run, 33 or more in one list; a request goes to the
+    superblock added last to the first list that fits, at the first run that fits; only when no list has one, to a
+    superblock never used before. The last four runs of 33 sectors (OPEN pages) that came back are kept whole, and given
+    out first for that size; where another size finds no room they go back to their superblocks, the last one first.
 
     Parameters
     ----------
@@ -59,9 +66,11 @@ class PoolAllocator:
         self._superblocks = config.pool_sectors // SUPERBLOCK_SECTORS
         self._free_maps = []
         """Of every superblock used so far, an integer whose bit i says that sector i is free."""
-        self._bins = [{} for _ in range(SUPERBLOCK_SECTORS + 1)]
+        self._bins = [{} for _ in range(OPEN_SECTORS + 1)]
         """Superblocks by their longest free run, in the order in which they came; values are not used."""
         self._longest = []
+        self._frames = []
+        """First sectors of the runs that are kept whole; taken in their superblocks' maps."""
         self.free_sectors = config.pool_sectors
 
     def allocate(self, sectors):
@@ -71,21 +80,35 @@ class PoolAllocator:
         """
         if not 1 <= sectors <= OPEN_SECTORS:
             raise ValueError(f"sectors must be from 1 to {OPEN_SECTORS}, not {sectors!r}")
-        for bin in self._bins[sectors:]:
-            if bin:
-                superblock = next(reversed(bin))
-                break
-        else:
-            if len(self._free_maps) == self._superblocks:
+        if sectors == OPEN_SECTORS and self._frames:
+            self.free_sectors -= sectors
+            return self._frames.pop()
+        superblock = self._with_room(sectors)
+        if superblock is None:
+            if not self._frames:
                 return None
-            superblock = len(self._free_maps)
-            self._free_maps.append(FULL)
-            self._longest.append(0)
+            while self._frames:
+                home, position = divmod(self._frames.pop(), SUPERBLOCK_SECTORS)
+                self._store(home, self._free_maps[home] | _mask(position, OPEN_SECTORS))
+            superblock = self._with_room(sectors)
+            if superblock is None:
+                return None
         free = self._free_maps[superblock]
         position = first_run(free, sectors)
-        self._store(superblock, free & ~(((1 << sectors) - 1) << position))
+        self._store(superblock, free & ~_mask(position, sectors))
         self.free_sectors -= sectors
         return superblock * SUPERBLOCK_SECTORS + position
+
+    def _with_room(self, sectors):
+        """The superblock that a request goes to, or None."""
+        for bin in self._bins[sectors:]:
+            if bin:
+                return next(reversed(bin))
+        if len(self._free_maps) == self._superblocks:
+            return None
+        self._free_maps.append(FULL)
+        self._longest.append(0)
+        return len(self._free_maps) - 1
 
     def free(self, sector, sectors):
         """Gives back `sectors` sectors from `sector` on.
@@ -97,10 +120,15 @@ class PoolAllocator:
                 or not 0 <= superblock < len(self._free_maps)):
             return False
         free = self._free_maps[superblock]
-        mask = ((1 << sectors) - 1) << position
-        if free & mask:
+        mask = _mask(position, sectors)
+        kept = any(frame // SUPERBLOCK_SECTORS == superblock and mask & _mask(frame % SUPERBLOCK_SECTORS, OPEN_SECTORS)
+                   for frame in self._frames)
+        if free & mask or kept:
             return False
-        self._store(superblock, free | mask)
+        if sectors == OPEN_SECTORS and len(self._frames) < FRAMES:
+            self._frames.append(sector)
+        else:
+            self._store(superblock, free | mask)
         self.free_sectors += sectors
         return True
 
@@ -119,7 +147,11 @@ class PoolAllocator:
     def unusable_sectors(self, sectors=OPEN_SECTORS):
         """Free sectors that no request for `sectors` contiguous ones can get: what fragmentation costs."""
         never_used = (self._superblocks - len(self._free_maps)) * SUPERBLOCK_SECTORS
-        return self.free_sectors - never_used - sum(run_sectors(free, sectors) for free in self._free_maps)
+        maps = list(self._free_maps)
+        for frame in self._frames:
+            superblock, position = divmod(frame, SUPERBLOCK_SECTORS)
+            maps[superblock] |= _mask(position, OPEN_SECTORS)
+        return self.free_sectors - never_used - sum(run_sectors(free, sectors) for free in maps)
 
     def loss(self, sectors=OPEN_SECTORS):
         """`unusable_sectors` as a fraction of the pool, 0 to 1."""
