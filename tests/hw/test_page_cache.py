@@ -1,6 +1,7 @@
 """The page cache with movers that are Python: what reads return, and what the cache asks of the movers."""
 
 import random
+from collections import Counter
 
 import pytest
 from amaranth.hdl import ShapeCastable, Value
@@ -43,6 +44,8 @@ class Store:
         self.poisoned = set()
         self.room = room
         self.log = []
+        self.opens = {}
+        """By page, whether each attempt to open it succeeded."""
 
     async def pause(self, ctx):
         for _ in range(self.rng.choice((0, 0, 1, 5, 20))):
@@ -97,6 +100,7 @@ class Store:
             self.log.append((job.kind.name.lower(), job.page))
             done = {"kind": job.kind, "slot": job.slot, "refused": 0, "state": PageState.EMPTY}
             if job.kind == OpenKind.OPEN:
+                self.opens.setdefault(job.page, []).append(len(self.opened) < self.room)
                 if len(self.opened) < self.room:
                     self.opened.add(job.page)
                     self.sealed.pop(job.page, None)
@@ -147,11 +151,14 @@ class Store:
 
 
 class Expectation:
-    """DESIGN's table of page states, in Python."""
+    """DESIGN's table of page states, in Python.
 
-    def __init__(self, room=10**9):
+    Whether a page can be opened depends on what other pages do meanwhile; `opens` says what happened.
+    """
+
+    def __init__(self, opens):
         self.pages = {}
-        self.room = room
+        self.opens = opens
         self.errors = []
 
     def page(self, number):
@@ -171,7 +178,7 @@ class Expectation:
             page["state"] = "POISONED"
             return
         if page["state"] != "OPEN":
-            if sum(other["state"] == "OPEN" for other in self.pages.values()) >= self.room:
+            if not self.opens[number].pop(0):
                 self.errors.append(ErrorKind.NO_ROOM)
                 if page["state"] == "EMPTY":
                     page["state"] = "POISONED"
@@ -223,24 +230,28 @@ def test_random_traffic(pages, ways, room, stall):
     seed = f"{SEED} {pages} {ways} {room} {stall}"
     rng = random.Random(seed)
     dut = PageCache(DeviceConfig.small(cache_pages=pages, cache_ways=ways))
-    store, expected = Store(seed, room), Expectation(room)
+    store = Store(seed, room)
     operations = list(traffic(rng, [5, 6, 7, 9, 13, 21, 5000, 60000][:max(4, 2 * pages)], 400))
-    reads, writes, ops = [], 0, 0
-    for op, page, line, value, enable, poison in operations:
-        match op:
-            case CacheOp.READ:
-                reads.append((len(reads), *expected.read(page, line)))
-            case CacheOp.WRITE:
-                expected.write(page, line, value, enable, poison)
-                writes += 1
-            case CacheOp.SEAL:
-                expected.seal(page)
-                ops += 1
-            case CacheOp.FREE:
-                expected.free(page)
-                ops += 1
-            case _:
-                ops += 1
+    kinds = Counter(operation[0] for operation in operations)
+    reads, writes = kinds[CacheOp.READ], kinds[CacheOp.WRITE]
+    ops = len(operations) - reads - writes
+    tagged = [operation[0] for operation in operations if operation[0] in (CacheOp.READ, CacheOp.WRITE)]
+    found, written, errors = {}, [], []
+
+    def replay():
+        """What the reads should have returned, in their order, and the errors: all in the order of acceptance."""
+        expected = Expectation({page: list(opens) for page, opens in store.opens.items()})
+        for op, page, line, value, enable, poison in operations:
+            match op:
+                case CacheOp.READ:
+                    yield expected.read(page, line)
+                case CacheOp.WRITE:
+                    expected.write(page, line, value, enable, poison)
+                case CacheOp.SEAL:
+                    expected.seal(page)
+                case CacheOp.FREE:
+                    expected.free(page)
+        assert Counter(errors) == Counter(expected.errors)
 
     async def requests(ctx):
         tag = 0
@@ -249,12 +260,12 @@ def test_random_traffic(pages, ways, room, stall):
                 await ctx.tick()
             ctx.set(dut.request.payload, request(op, page, line, value=value, enable=enable, poison=int(poison),
                                                  tag=tag & 0xffff))
-            tag += op == CacheOp.READ
+            tag += op in (CacheOp.READ, CacheOp.WRITE)
             ctx.set(dut.request.valid, 1)
             await ctx.tick().until(dut.request.ready)
             ctx.set(dut.request.valid, 0)
 
-    async def collect(ctx, port, count, check):
+    async def collect(ctx, port, count, take):
         got = 0
         stall_rng = random.Random(f"{seed} {count}")
         while got < count:
@@ -263,17 +274,13 @@ def test_random_traffic(pages, ways, room, stall):
             # Views of the payload are made of those that are taken only: they take longer than all else here.
             _, _, valid, bits = await ctx.tick().sample(port.valid, Value.cast(port.payload))
             if ready and valid:
-                check(got, port.payload.shape().from_bits(bits))
+                take(port.payload.shape().from_bits(bits))
                 got += 1
         ctx.set(port.ready, 0)
 
-    def check_read(number, payload):
-        tag, value, poison = reads[number]
-        assert payload.source.tag == tag
-        assert (payload.poison, payload.data) == (poison, value), f"read {number}, seed {seed}"
-
-    def check_error(number, payload):
-        assert payload.kind == expected.errors[number]
+    def take_read(payload):
+        assert payload.source.tag not in found
+        found[payload.source.tag] = payload.data, payload.poison
 
     async def prefetches(ctx):
         hint_rng = random.Random(f"hints {seed}")
@@ -287,22 +294,25 @@ def test_random_traffic(pages, ways, room, stall):
 
     simulate(
         dut, requests,
-        lambda ctx: collect(ctx, dut.read_response, len(reads), check_read),
-        lambda ctx: collect(ctx, dut.write_response, writes, lambda *_: None),
-        lambda ctx: collect(ctx, dut.op_done, ops, lambda *_: None),
-        lambda ctx: collect(ctx, dut.error, len(expected.errors), check_error),
-        background=[lambda ctx: store.fetcher(ctx, dut), lambda ctx: store.opener(ctx, dut),
+        lambda ctx: collect(ctx, dut.read_response, reads, take_read),
+        lambda ctx: collect(ctx, dut.write_response, writes, lambda payload: written.append(payload.source.tag)),
+        lambda ctx: collect(ctx, dut.op_done, ops, lambda _: None),
+        background=[lambda ctx: collect(ctx, dut.error, 10**9, lambda payload: errors.append(payload.kind)),
+                    lambda ctx: store.fetcher(ctx, dut), lambda ctx: store.opener(ctx, dut),
                     lambda ctx: store.sealer(ctx, dut), prefetches],
         watched=[dut.read_response, dut.write_response, dut.op_done, dut.fetch_job, dut.open_job, dut.seal_job,
                  dut.error],
         clocks=60_000)
+    want = dict(zip((tag for tag, op in enumerate(tagged) if op == CacheOp.READ), replay(), strict=True))
+    assert [tag for tag in want if want[tag] != found[tag]] == [], f"seed {seed}"
+    assert sorted(written) == [tag for tag, op in enumerate(tagged) if op == CacheOp.WRITE]
     kinds = {kind for kind, _ in store.log}
     assert {"fetch", "open", "free", "seal", "row"} <= kinds
     assert {page for kind, page in store.log if kind == "row"} <= set(BY_ROW)
     if pages < 8:
         assert "spill" in kinds
     if room < 99:
-        assert ErrorKind.NO_ROOM in expected.errors
+        assert ErrorKind.NO_ROOM in errors
 
 
 def test_hits_take_the_stated_latency_and_one_clock_each():

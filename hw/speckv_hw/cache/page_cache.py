@@ -15,7 +15,8 @@ from speckv_hw.cache.messages import (
     Source,
     WriteResponse,
 )
-from speckv_hw.cache.slot_table import SlotFlags, SlotTable, set_of
+from speckv_hw.cache.slot_table import SlotTable, set_of
+from speckv_hw.cache.wait_lists import WaitLists
 from speckv_hw.config import DeviceConfig
 from speckv_hw.stream import Stage, chain, transfer
 from speckv_hw.types import (
@@ -34,7 +35,7 @@ from speckv_hw.types import (
     SealKind,
     SlotLine,
 )
-from speckv_model.constants import PAGE_LINES, ROW_LINES
+from speckv_model.constants import LINE_BYTES, PAGE_LINES, ROW_LINES
 
 __all__ = ["PageCache"]
 
@@ -53,10 +54,13 @@ class PageCache(wiring.Component):
     Of a page whose context says `by_row`, and that a read finds SEALED with rows that can be had alone, only the rows
     that are read are fetched; the first write fetches the rest.
 
-    Requests take effect in the order in which they were accepted; responses of each kind keep that order. One request
-    that hits is served a clock. A request whose page is not there or busy waits at the head of the line, and so do
-    those behind it; prefetches use the clocks in which the head waits or nothing does. Sealing and fetching go on
-    beside the requests. On reset the cache is empty.
+    Requests to a page take effect in the order in which they were accepted, those to different pages in any order; so
+    come the responses. A request that hits is served in its turn, one a clock. One whose page is not there or busy
+    causes what brings the page, if nobody has yet, and joins the list of those that wait for the page's slot; the list
+    is served when the mover is done, beside the requests that come. The line stops only where no slot can be had (one
+    OPEN page at a time is spilled), where `requests_in_flight` requests wait, or at an operation on a page, which waits
+    for its end at the head. Prefetches use the clocks in which the head waits or nothing does. Sealing and fetching go
+    on beside the requests. On reset the cache is empty.
 
     A page is here in one of the four states of a page; what a request does to it:
 
@@ -121,13 +125,15 @@ class PageCache(wiring.Component):
 
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
-        m.submodules.head = head = Stage(data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)}))
+        in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)})
+        m.submodules.head = head = Stage(in_line)
+        m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
             head.i.p.request.eq(self.request.payload),
             head.i.p.index.eq(set_of(config, self.request.p.page)),
             head.i.valid.eq(self.request.valid),
             self.request.ready.eq(head.i.ready),
-            self._slots.line.eq(head.o.p.request.line),
+            waiting.pushed.eq(head.o.payload),
         ]
         chain(m, self.fill, lines.fill)
         chain(m, self.seal_read, lines.seal_read)
@@ -142,18 +148,27 @@ class PageCache(wiring.Component):
             self._out[name] = stage.i
         self._connect_reads(m)
 
-        self._request = request = head.o.p.request
-        self._finish = head.o.ready
-        # What the head of the line has already caused.
-        self._missed = Signal()
+        # The request that is looked at: the first one of a list, or the head of the line.
+        self._from_list = Signal()
+        self._request = request = Signal(CacheRequest)
+        self._finish = Signal()
+        """It ends in this clock, or joins a list."""
+        # What an operation at the head has already caused.
         self._issued = Signal()
-        self._refused = Signal()
         self._ended = Signal()
         self._spilling = Signal()
-        with m.If(self._finish):
-            m.d.sync += [self._missed.eq(0), self._issued.eq(0), self._refused.eq(0), self._ended.eq(0)]
+        with m.If(head.o.ready):
+            m.d.sync += [self._issued.eq(0), self._ended.eq(0)]
+        m.d.comb += [
+            request.eq(Mux(self._from_list, waiting.payload.request, head.o.p.request)),
+            self._slots.line.eq(request.line),
+            head.o.ready.eq(~self._from_list & (self._finish | waiting.push)),
+        ]
+        self._serve_list(m)
 
-        head_waited = Signal()
+        # Nothing may be fetched of a page while it is given back.
+        frees = head.o.valid & (head.o.p.request.op == CacheOp.FREE)
+        head_waited, list_turn = Signal(), Signal()
         m.d.sync += head_waited.eq(0)
         with m.If(self.fetch_done.valid):
             self._take_fetch(m)
@@ -161,12 +176,19 @@ class PageCache(wiring.Component):
             self._take_seal(m)
         with m.Elif(self.open_done.valid):
             self._take_open(m)
-        with m.Elif(self.prefetch.valid & (~head.o.valid | head_waited)):
+        with m.Elif(self.prefetch.valid & ~self._list_asks & (~head.o.valid | head_waited) & ~frees):
             self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
             self._prefetch(m)
+        with m.Elif(self._list_asks & (list_turn | ~head.o.valid)):
+            m.d.comb += self._from_list.eq(1)
+            m.d.sync += list_turn.eq(0)
+            self._look_at(m, request.page, waiting.payload.index)
+            self._act_for_list(m)
         with m.Elif(head.o.valid):
+            m.d.sync += [head_waited.eq(~head.o.ready), list_turn.eq(1)]
             self._look_at(m, request.page, head.o.p.index)
-            m.d.sync += head_waited.eq(~self._finish)
+            slots = self._slots
+            m.d.comb += waiting.slot.eq(self._slot_number(Mux(slots.hit, slots.hit_way, slots.victim_way)))
             with m.Switch(request.op):
                 with m.Case(CacheOp.READ):
                     self._read(m)
@@ -179,6 +201,115 @@ class PageCache(wiring.Component):
                 with m.Case(CacheOp.FLUSH):
                     self._flush(m)
         return m
+
+    def _serve_list(self, m):
+        """What the list whose turn it is can do beside all else: its slot is busy for all others, so what the slot says
+        is copied, counts here, and is written back with whatever else the list needs the slot table for."""
+        lines, waiting = self._lines, self._waiting
+        request, slots = waiting.payload.request, self._slots
+        self._copy = copy = Signal(SlotState)
+        self._has_copy = Signal()
+        self._list_asks = Signal()
+        """The list has something that the slot table is needed for."""
+        self._list_reads, self._list_writes = Signal(), Signal()
+        self._looked_reads, self._looked_writes = Signal(), Signal()
+        """The request that is looked at wants what a read, or a write, of the list wants too."""
+        reads_passed, writes_passed = Signal(), Signal()
+        written, poison = (bits.bit_select(request.line, 1) for bits in (copy.written, copy.poison))
+        can = waiting.valid & self._has_copy & ~waiting.last
+        reads = can & (request.op == CacheOp.READ) & ((copy.state != PageState.SEALED) | written)
+        writes = (can & (request.op == CacheOp.WRITE) & (copy.state == PageState.OPEN) & ~request.poison
+                  & request.byte_enable.any() & (written | (copy.count != PAGE_LINES - 1)))
+        response = self._out["write_response"]
+        m.d.comb += [
+            self._list_asks.eq(waiting.valid & ~reads & ~writes),
+            # Who wants what the list wants too gets it in the next clock.
+            self._list_reads.eq(reads & ~reads_passed),
+            self._list_writes.eq(writes & ~writes_passed),
+            self.events.miss.eq(waiting.pop),
+        ]
+        m.d.sync += [
+            reads_passed.eq(self._list_reads & self._looked_reads),
+            writes_passed.eq(self._list_writes & self._looked_writes),
+        ]
+        with m.If(self._list_reads):
+            self._read_line(m, (copy.state == PageState.POISONED) | poison, copy.holds(written), waiting.of, request)
+            m.d.comb += waiting.pop.eq(lines.read.ready)
+        with m.Elif(self._list_writes):
+            self._write_line(m, copy.holds(written), waiting.of, request, response.ready)
+            m.d.comb += [
+                response.valid.eq(lines.write.ready),
+                response.p.source.eq(request.source),
+                waiting.pop.eq(transfer(lines.write)),
+            ]
+            with m.If(transfer(lines.write)):
+                m.d.sync += self._written(copy, copy, written, request)
+        with m.Else():
+            m.d.comb += waiting.pop.eq(self._from_list & self._has_copy & self._finish)
+        with m.If(waiting.leave | (waiting.pop & waiting.last)):
+            m.d.sync += self._has_copy.eq(0)
+
+        # What counts of the slot of the request that is looked at.
+        self._slot = Signal(SlotState)
+        self._is_written, self._is_poisoned = Signal(), Signal()
+        m.d.comb += [
+            self._slot.eq(Mux(self._from_list, copy.as_value(), slots.hit_slot.as_value())),
+            self._is_written.eq(Mux(self._from_list, written, slots.hit_written)),
+            self._is_poisoned.eq(Mux(self._from_list, poison, slots.hit_poison)),
+        ]
+
+    def _read_line(self, m, poison, holds, slot, request):
+        lines = self._lines
+        m.d.comb += [
+            lines.read.valid.eq(1),
+            lines.read.p.slot.eq(slot),
+            lines.read.p.line.eq(request.line),
+        ]
+        with m.If(lines.read.ready):
+            m.d.sync += [
+                self._read_source.eq(request.source),
+                self._read_holds.eq(holds),
+                self._read_poison.eq(poison),
+            ]
+
+    def _write_line(self, m, holds, slot, request, valid):
+        """Writes the line of a request; bytes that are not enabled stay, or are written as zeros where nothing was."""
+        write = self._lines.write
+        m.d.comb += [
+            write.valid.eq(valid),
+            write.p.slot.slot.eq(slot),
+            write.p.slot.line.eq(request.line),
+            write.p.enable.eq(Mux(holds, request.byte_enable, ~0)),
+        ]
+        for byte in range(LINE_BYTES):
+            m.d.comb += write.p.data.word_select(byte, 8).eq(
+                Mux(request.byte_enable[byte], request.data.word_select(byte, 8), 0))
+
+    @staticmethod
+    def _written(target, slot, is_written, request):
+        """Assigns `slot` as it is after the write `request`."""
+        line = 1 << request.line
+        return [
+            target.eq(slot),
+            target.written.eq(slot.written | line),
+            target.count.eq(slot.count + ~is_written),
+            target.poison.eq(Mux(request.byte_enable.all(), slot.poison & ~line, slot.poison)),
+        ]
+
+    def _act_for_list(self, m):
+        """What the first request of a list needs the slot table for; before all, the copy of its slot."""
+        slots = self._slots
+        m.d.comb += slots.write_way.eq(slots.hit_way)
+        with m.If(~self._has_copy):
+            m.d.sync += [self._copy.eq(slots.hit_slot), self._has_copy.eq(1)]
+            m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
+            self._mark(m, busy=1)
+        with m.Else():
+            m.d.comb += [slots.write.eq(1), slots.write_slot.eq(self._copy)]
+            with m.If(self._request.op == CacheOp.READ):
+                self._read(m)
+            with m.Else():
+                self._write(m)
 
     def _connect_reads(self, m):
         """The second pipeline step of a read: data from the line store meets what was known of the line."""
@@ -200,13 +331,15 @@ class PageCache(wiring.Component):
         m.d.comb += [self._slots.page.eq(page), self._slots.index.eq(index)]
 
     def _look_at_slot(self, m, slot):
-        """Looks at the slot of an event; its answer overwrites the slot's state."""
+        """Looks at the slot of an event, which overwrites the slot's state, and whether anybody waits for it."""
         way_bits = (self._config.cache_ways - 1).bit_length()
         m.d.comb += [
             self._slots.index.eq(slot >> way_bits),
             self._slots.way.eq(slot & (self._config.cache_ways - 1)),
             self._slots.write_way.eq(self._slots.way),
             self._slots.write_slot.eq(self._slots.slot),
+            self._waiting.asked.eq(slot),
+            self._waiting.wake.p.slot.eq(slot),
         ]
 
     def _slot_number(self, way):
@@ -215,7 +348,8 @@ class PageCache(wiring.Component):
     def _mark(self, m, *, valid=1, busy=0, prefetched=0):
         m.d.comb += [
             self._slots.mark.eq(1),
-            self._slots.mark_flags.eq(SlotFlags.const({"valid": valid, "busy": busy, "prefetched": 0})),
+            self._slots.mark_flags.valid.eq(valid),
+            self._slots.mark_flags.busy.eq(busy),
             self._slots.mark_flags.prefetched.eq(prefetched),
         ]
 
@@ -224,8 +358,8 @@ class PageCache(wiring.Component):
     def _take_fetch(self, m):
         done, slots = self.fetch_done.p, self._slots
         self._look_at_slot(m, done.slot)
-        # The prefetched flag must survive, so only `busy` changes.
         m.d.comb += [
+            self._waiting.wake.valid.eq(self._waiting.waits),
             self.fetch_done.ready.eq(1),
             slots.write.eq(1),
             slots.write_slot.state.eq(done.state),
@@ -241,19 +375,28 @@ class PageCache(wiring.Component):
                 slots.write_slot.count.eq(slots.slot.count + ROW_LINES),
                 slots.write_slot.poison.eq(slots.slot.poison | done.poison),
             ]
-        self._mark(m, prefetched=slots.flags.prefetched)
+        # The prefetched flag must survive, so only `busy` changes.
+        self._mark(m, busy=self._waiting.waits, prefetched=slots.flags.prefetched)
 
     def _take_seal(self, m):
-        done = self.seal_done.p
+        """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""
+        done, slots, job = self.seal_done.p, self._slots, self._out["fetch_job"]
+        again = self._waiting.waits
+        ends = transfer(self.seal_done)
         self._look_at_slot(m, done.slot)
-        self._mark(m, valid=0)
         m.d.comb += [
-            self.seal_done.ready.eq(1),
-            self.events.spilled.eq(done.kind == SealKind.SPILL),
-            self.events.sealed.eq((done.kind == SealKind.SEAL) & (done.state == PageState.SEALED)),
+            self.seal_done.ready.eq(job.ready | ~again),
+            self.events.spilled.eq(ends & (done.kind == SealKind.SPILL)),
+            self.events.sealed.eq(ends & (done.kind == SealKind.SEAL) & (done.state == PageState.SEALED)),
+            job.valid.eq(again),
+            job.p.slot.eq(done.slot),
+            job.p.page.eq(slots.slot.page),
+            job.p.stream.eq(slots.slot.stream),
         ]
-        with m.If(done.kind == SealKind.SPILL):
-            m.d.sync += self._spilling.eq(0)
+        with m.If(ends):
+            self._mark(m, valid=again, busy=again)
+            with m.If(done.kind == SealKind.SPILL):
+                m.d.sync += self._spilling.eq(0)
 
     def _take_open(self, m):
         done, slots = self.open_done.p, self._slots
@@ -263,15 +406,15 @@ class PageCache(wiring.Component):
             m.d.comb += self.events.freed.eq(1)
             m.d.sync += self._ended.eq(1)
         with m.Else():
-            self._mark(m)
+            self._mark(m, busy=self._waiting.waits)
             reopened = slots.slot.state == PageState.SEALED
             m.d.comb += [
                 slots.write.eq(1),
                 slots.write_slot.state.eq(done.state),
+                self._waiting.wake.valid.eq(self._waiting.waits),
+                self._waiting.wake.p.refused.eq(done.refused),
             ]
-            with m.If(done.refused):
-                m.d.sync += self._refused.eq(1)
-            with m.Elif(done.kind == OpenKind.OPEN):
+            with m.If(~done.refused & (done.kind == OpenKind.OPEN)):
                 m.d.comb += [
                     slots.write_slot.base.eq(reopened),
                     slots.write_slot.written.eq(0),
@@ -281,6 +424,10 @@ class PageCache(wiring.Component):
                 ]
 
     # Requests to the movers
+
+    def _join(self, m):
+        """The head joins the list of its slot, or the list waits for what its first request has caused."""
+        m.d.comb += [self._waiting.push.eq(~self._from_list), self._waiting.leave.eq(self._from_list)]
 
     def _fetch(self, m, way, page, info, *, prefetched=0):
         """Gives `way` to `page` and asks for its content."""
@@ -311,30 +458,37 @@ class PageCache(wiring.Component):
     def _complete(self, m):
         """Fetches what the head wants of its page, which is here in part."""
         slots, job = self._slots, self._out["fetch_job"]
-        m.d.sync += self._missed.eq(1)
         m.d.comb += [
             slots.write_way.eq(slots.hit_way),
-            job.valid.eq(1),
+            job.valid.eq(self._can_join()),
             job.p.slot.eq(self._slot_number(slots.hit_way)),
             job.p.page.eq(self._request.page),
             job.p.stream.eq(self._request.stream),
             *self._single_row(job),
         ]
-        with m.If(job.ready):
+        with m.If(transfer(job)):
             self._mark(m, busy=1)
+            self._join(m)
 
-    def _miss(self, m):
-        """Makes room for the head's page and fetches it; the head tries again until it hits."""
+    def _miss(self, m, *, joins=True):
+        """Makes room for the head's page and fetches it; the head waits until there is room, and then in the page's
+        list, unless not even then."""
         slots = self._slots
-        m.d.sync += self._missed.eq(1)
-        with m.If(slots.victim & ~self._spilling):
-            with m.If(slots.victim_dirty):
+        with m.If(slots.victim_dirty):
+            with m.If(slots.victim & ~self._spilling):
                 m.d.sync += self._spilling.eq(self._out["seal_job"].ready)
-                self._store(m, SealKind.SPILL, slots.victim_way, slots.victim_slot, slots.victim_slot.written)
-            with m.Else():
-                self._fetch(m, slots.victim_way, self._request.page, self._request.stream)
+                self._store(m, SealKind.SPILL, slots.victim_way, slots.victim_slot)
+        with m.Elif(slots.victim & (self._can_join() if joins else 1)):
+            self._fetch(m, slots.victim_way, self._request.page, self._request.stream)
+            if joins:
+                with m.If(transfer(self._out["fetch_job"])):
+                    self._join(m)
 
-    def _store(self, m, kind, way, slot: SlotState, written):
+    def _can_join(self):
+        """Whether the head can join a list; a list's own request has its place."""
+        return self._waiting.room | self._from_list
+
+    def _store(self, m, kind, way, slot: SlotState):
         """Sends the OPEN page in `way` to the sealer, unless that is not ready."""
         slots, job = self._slots, self._out["seal_job"]
         m.d.comb += [
@@ -345,20 +499,22 @@ class PageCache(wiring.Component):
             job.p.page.eq(slot.page),
             job.p.stream.eq(slot.stream),
             job.p.base.eq(slot.base),
-            job.p.written.eq(written),
+            job.p.written.eq(slot.written),
             job.p.poison.eq(slot.poison),
         ]
         with m.If(job.ready):
             self._mark(m, busy=1)
+            # What is left of a list waits for the end of this.
+            m.d.comb += self._waiting.leave.eq(self._from_list)
 
     def _change(self, m, kind):
-        """Asks the opener for a change of the head's page, which is in `hit_way`."""
+        """Asks the opener for a change of the request's page, which is in `hit_way`."""
         slots, job = self._slots, self._out["open_job"]
-        m.d.sync += self._missed.eq(1)
         self._offer_open(m, kind)
-        m.d.comb += slots.write_way.eq(slots.hit_way)
-        with m.If(job.ready):
+        m.d.comb += [slots.write_way.eq(slots.hit_way), job.valid.eq(self._can_join())]
+        with m.If(transfer(job)):
             self._mark(m, busy=1)
+            self._join(m)
 
     def _offer_open(self, m, kind):
         job = self._out["open_job"]
@@ -384,54 +540,55 @@ class PageCache(wiring.Component):
     # Requests of the host and of commands
 
     def _count(self, m):
-        """Counts the head's request as it ends, and the first use of a prefetched page."""
+        """Counts the request as it ends, and the first use of a prefetched page; with the last request of a list its
+        page is there for all."""
         slots = self._slots
         with m.If(self._finish):
-            m.d.comb += [
-                self.events.hit.eq(~self._missed),
-                self.events.miss.eq(self._missed),
-                self.events.prefetch_used.eq(slots.hit_flags.prefetched),
-            ]
             m.d.comb += slots.write_way.eq(slots.hit_way)
-            with m.If(slots.hit_flags.prefetched):
-                self._mark(m)
+            with m.If(self._from_list):
+                with m.If(self._waiting.last):
+                    self._mark(m)
+            with m.Else():
+                m.d.comb += [self.events.hit.eq(1), self.events.prefetch_used.eq(slots.hit_flags.prefetched)]
+                with m.If(slots.hit_flags.prefetched):
+                    self._mark(m)
+
+    def _busy(self):
+        """Whether the head has to wait for its page, which is here."""
+        return self._slots.hit_flags.busy & ~self._from_list
+
+    def _queue_up(self, m):
+        """The head joins those that wait for its page already."""
+        m.d.comb += self._waiting.push.eq(self._waiting.room)
 
     def _read(self, m):
-        slots, lines, request = self._slots, self._lines, self._request
+        slots = self._slots
         with m.If(~slots.hit):
             self._miss(m)
-        with m.Elif(slots.hit_flags.busy):
-            m.d.sync += self._missed.eq(1)
-        with m.Elif((slots.hit_slot.state == PageState.SEALED) & ~slots.hit_written):
+        with m.Elif(self._busy()):
+            self._queue_up(m)
+        with m.Elif((self._slot.state == PageState.SEALED) & ~self._is_written):
             self._complete(m)
         with m.Else():
             self._count(m)
-            m.d.comb += [
-                lines.read.valid.eq(1),
-                lines.read.p.slot.eq(self._slot_number(slots.hit_way)),
-                lines.read.p.line.eq(request.line),
-                self._finish.eq(lines.read.ready),
-            ]
-            with m.If(lines.read.ready):
-                m.d.sync += [
-                    self._read_source.eq(request.source),
-                    self._read_holds.eq(slots.hit_slot.holds(slots.hit_written)),
-                    self._read_poison.eq((slots.hit_slot.state == PageState.POISONED) |
-                                         slots.hit_poison),
-                ]
+            m.d.comb += self._looked_reads.eq(1)
+            with m.If(~self._list_reads):
+                m.d.comb += self._finish.eq(self._lines.read.ready)
+                self._read_line(m, (self._slot.state == PageState.POISONED) | self._is_poisoned,
+                                self._slot.holds(self._is_written), self._slot_number(slots.hit_way), self._request)
 
     def _write(self, m):
-        slots, request, slot = self._slots, self._request, self._slots.hit_slot
+        slots, request, slot = self._slots, self._request, self._slot
         nothing = ~request.byte_enable.any() & ~request.poison
         with m.If(nothing):
             self._complete_write(m)
         with m.Elif(~slots.hit):
             self._miss(m)
-        with m.Elif(slots.hit_flags.busy):
-            m.d.sync += self._missed.eq(1)
+        with m.Elif(self._busy()):
+            self._queue_up(m)
         with m.Elif((slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)):
             self._complete(m)
-        with m.Elif(self._refused):
+        with m.Elif(self._from_list & self._waiting.refused):
             self._refuse_write(m, ErrorKind.NO_ROOM)
         with m.Elif(request.poison & (slot.state == PageState.POISONED)):
             self._refuse_write(m, ErrorKind.HOST_POISON)
@@ -447,68 +604,56 @@ class PageCache(wiring.Component):
     def _complete_write(self, m):
         response = self._out["write_response"]
         self._count(m)
-        m.d.comb += [
-            response.p.source.eq(self._request.source),
-            response.valid.eq(1),
-            self._finish.eq(response.ready),
-        ]
+        m.d.comb += self._looked_writes.eq(1)
+        with m.If(~self._list_writes):
+            m.d.comb += [
+                response.p.source.eq(self._request.source),
+                response.valid.eq(1),
+                self._finish.eq(response.ready),
+            ]
 
     def _refuse_write(self, m, kind):
         """Completes the write without its effect, and says why in an error record."""
         request, response, error = self._request, self._out["write_response"], self._out["error"]
         self._count(m)
-        m.d.comb += [
-            response.p.source.eq(request.source),
-            error.p.kind.eq(kind),
-            error.p.address.eq(Cat(Signal(6), request.line, request.page)),
-            error.p.detail.eq(request.source.tag),
-            response.valid.eq(error.ready),
-            error.valid.eq(response.ready),
-            self._finish.eq(response.ready & error.ready),
-        ]
+        m.d.comb += self._looked_writes.eq(1)
+        with m.If(~self._list_writes):
+            m.d.comb += [
+                response.p.source.eq(request.source),
+                error.p.kind.eq(kind),
+                error.p.address.eq(Cat(Signal(6), request.line, request.page)),
+                error.p.detail.eq(request.source.tag),
+                response.valid.eq(error.ready),
+                error.valid.eq(response.ready),
+                self._finish.eq(response.ready & error.ready),
+            ]
 
     def _store_line(self, m):
         """Writes the line into the OPEN page; the 64th distinct line seals the page."""
-        slots, lines, request, slot = self._slots, self._lines, self._request, self._slots.hit_slot
+        slots, lines, request, slot = self._slots, self._lines, self._request, self._slot
         response = self._out["write_response"]
-        line_bit = 1 << request.line
-        is_new = ~slots.hit_written
-        written = Signal(64)
-        seals = Signal()
-        full = request.byte_enable.all()
-        m.d.comb += [
-            written.eq(slot.written | line_bit),
-            seals.eq(is_new & (slot.count == 63)),
-        ]
-        ready = Signal()
-        m.d.comb += [
-            ready.eq(response.ready & (~seals | self._out["seal_job"].ready)),
-            lines.write.valid.eq(ready),
-            lines.write.p.slot.slot.eq(self._slot_number(slots.hit_way)),
-            lines.write.p.slot.line.eq(request.line),
-            # A line without content starts from zeros, so bytes that are not enabled are written as zeros.
-            lines.write.p.enable.eq(Mux(slot.holds(slots.hit_written), request.byte_enable, ~0)),
-            response.valid.eq(transfer(lines.write)),
-            response.p.source.eq(request.source),
-            self._finish.eq(transfer(lines.write)),
-        ]
-        for byte in range(64):
-            m.d.comb += lines.write.p.data.word_select(byte, 8).eq(
-                Mux(request.byte_enable[byte], request.data.word_select(byte, 8), 0))
+        seals = ~self._is_written & (slot.count == PAGE_LINES - 1)
         self._count(m)
+        m.d.comb += self._looked_writes.eq(1)
+        with m.If(~self._list_writes):
+            self._write_line(m, slot.holds(self._is_written), self._slot_number(slots.hit_way), request,
+                             response.ready & (~seals | self._out["seal_job"].ready))
+            m.d.comb += [
+                response.valid.eq(transfer(lines.write)),
+                response.p.source.eq(request.source),
+                self._finish.eq(transfer(lines.write)),
+            ]
         with m.If(self._finish):
             m.d.comb += [
                 slots.write.eq(1),
                 slots.write_way.eq(slots.hit_way),
-                slots.write_slot.eq(slot),
-                slots.write_slot.written.eq(written),
-                slots.write_slot.count.eq(slot.count + is_new),
-                slots.write_slot.poison.eq(Mux(full, slot.poison & ~line_bit, slot.poison)),
+                *self._written(slots.write_slot, slot, self._is_written, request),
             ]
+            with m.If(self._from_list):
+                m.d.sync += self._copy.eq(slots.write_slot)
             with m.If(seals):
-                self._store(m, SealKind.SEAL, slots.hit_way, slot, written)
                 # The line that completes the page may be the one that heals it.
-                m.d.comb += self._out["seal_job"].p.poison.eq(slots.write_slot.poison)
+                self._store(m, SealKind.SEAL, slots.hit_way, slots.write_slot)
 
     def _finish_op(self, m):
         done = self._out["op_done"]
@@ -524,9 +669,9 @@ class PageCache(wiring.Component):
         with m.If(slots.hit & slots.hit_flags.busy):
             pass
         with m.Elif(~slots.hit & ~self._issued):
-            self._miss(m)
+            self._miss(m, joins=False)
         with m.Elif(slots.hit & is_open):
-            self._store(m, SealKind.SEAL, slots.hit_way, slots.hit_slot, slots.hit_slot.written)
+            self._store(m, SealKind.SEAL, slots.hit_way, slots.hit_slot)
             m.d.sync += self._issued.eq(self._out["seal_job"].ready)
         with m.Else():
             self._finish_op(m)
@@ -536,7 +681,7 @@ class PageCache(wiring.Component):
         with m.If(slots.hit & slots.hit_flags.busy):
             pass
         with m.Elif(slots.hit & (slots.hit_slot.state == PageState.OPEN)):
-            self._store(m, SealKind.SPILL, slots.hit_way, slots.hit_slot, slots.hit_slot.written)
+            self._store(m, SealKind.SPILL, slots.hit_way, slots.hit_slot)
         with m.Else():
             self._finish_op(m)
             m.d.comb += slots.write_way.eq(slots.hit_way)

@@ -24,10 +24,10 @@ from speckv_hw.types import (
     StreamInfo,
 )
 
-__all__ = ["Endpoint", "EndpointEvents", "Access", "RESPONSE_ROOM"]
+__all__ = ["Endpoint", "EndpointEvents", "Access", "RWD_ROOM"]
 
-RESPONSE_ROOM = 32
-"""Responses of each kind and channel that can wait for the host; requests are only let in with a place reserved."""
+RWD_ROOM = 32
+"""RwD that wait in the queue, at most."""
 
 
 class EndpointEvents(data.Struct):
@@ -99,7 +99,8 @@ class Endpoint(wiring.Component):
     Parameters
     ----------
     config : DeviceConfig
-        `requests_in_flight` Req wait in the queue, and up to 32 RwD.
+        `requests_in_flight` Req wait in the queue, and up to 32 RwD. As many more of each channel may be on their way
+        behind it, since for so many responses of each kind and channel there is room.
 
     Members
     -------
@@ -174,9 +175,10 @@ class Endpoint(wiring.Component):
 
     def _build_answers(self, m):
         """Queues of answers. A place is reserved for each before its request goes on, so none of them is ever full."""
-        m.submodules.drs = drs = Fifo(Drs, RESPONSE_ROOM)
-        m.submodules.req_ndr = req_ndr = Fifo(Ndr, RESPONSE_ROOM)
-        m.submodules.rwd_ndr = rwd_ndr = Fifo(Ndr, RESPONSE_ROOM)
+        room = self._config.requests_in_flight
+        m.submodules.drs = drs = Fifo(Drs, room)
+        m.submodules.req_ndr = req_ndr = Fifo(Ndr, room)
+        m.submodules.rwd_ndr = rwd_ndr = Fifo(Ndr, room)
         m.submodules.ndrs = ndrs = Arbiter(Ndr, 2)
         chain(m, req_ndr, ndrs.i0)
         chain(m, rwd_ndr, ndrs.i1)
@@ -233,7 +235,8 @@ class Endpoint(wiring.Component):
 
     def _reserve(self, m, name, answers):
         """Counts the places of a queue of answers: whether one is free, and the signal that takes it."""
-        room = Signal(range(RESPONSE_ROOM + 1), init=RESPONSE_ROOM, name=f"{name}_room")
+        most = self._config.requests_in_flight
+        room = Signal(range(most + 1), init=most, name=f"{name}_room")
         taken = Signal(name=f"{name}_taken")
         m.d.sync += room.eq(room + transfer(answers.o) - taken)
         return room != 0, taken
@@ -335,7 +338,7 @@ class Endpoint(wiring.Component):
                     m.d.comb += source.completion.eq(NdrOpcode.CMP_S)
 
     def _take_rwds(self, m, access):
-        m.submodules.rwd_queue = queue = Fifo(_TimedRwD, min(self._config.requests_in_flight, RESPONSE_ROOM))
+        m.submodules.rwd_queue = queue = Fifo(_TimedRwD, min(self._config.requests_in_flight, RWD_ROOM))
         m.d.comb += [
             queue.i.p.rwd.eq(self.m2s_rwd.payload),
             queue.i.p.time.eq(self._clock),
