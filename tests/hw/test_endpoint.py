@@ -9,7 +9,7 @@ from streams import SEED, receive, send, simulate
 
 from speckv_hw.cache.messages import CacheOp, CacheRequest, ReadResponse, WriteResponse
 from speckv_hw.config import DeviceConfig
-from speckv_hw.cxl.endpoint import RESPONSE_ROOM, Access, Endpoint
+from speckv_hw.cxl.endpoint import Access, Endpoint
 from speckv_hw.cxl.messages import Req, RwD
 from speckv_hw.types import DrsOpcode, ErrorKind
 from speckv_model.constants import ReqOpcode, RwdOpcode
@@ -150,7 +150,7 @@ def test_a_channel_that_is_held_back_leaves_the_other_alone(held):
     """With DRS never taken writes still complete; with NDR never taken reads are still answered."""
     dut = Endpoint(DeviceConfig.small())
     neighbours = Neighbours(dut)
-    count = 3 * RESPONSE_ROOM
+    count = 3 * DeviceConfig.small().requests_in_flight
 
     async def give_reqs(ctx):
         await send(ctx, dut.m2s_req, [req(ReqOpcode.MEM_RD, address_of(100), tag=tag) for tag in range(count)])
