@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 
 from speckv.bench import memory
+from speckv.bench.memory_points import FORMATS, Size
 from speckv.bench.pool import page_sectors, pool_loss
 from speckv.bench.probe import Pass
 from speckv.link.simulated import DRAM_COUNTS
 from speckv_model.config import DeviceConfig
 
 CONFIG = DeviceConfig.small()
-SIZE = memory.Size(tokens=16, write_tokens=32, widths=(16, 64), latencies=(20, 200), ratios=(0, 1),
-                   ratio_latencies=(100,), visits=8, singles=24, hits=256, alone=2, pool_pages=300)
+SIZE = Size(tokens=16, write_tokens=16, widths=(16, 64), latencies=(20, 100), ratios=(0, 1), ratio_latencies=(100,),
+            visits=8, singles=24, hits=256, alone=2, pool_pages=300)
 PAGES = 24
 
 
@@ -80,7 +81,7 @@ def test_single_figures(report):
 
 def test_curves_of_reads(report):
     points = report["curves"]["reads"]
-    assert len(points) == len(memory.FORMATS) * 4
+    assert len(points) == len(FORMATS) * 4
     stored = {"raw": 64, "fixed 8": 16, "speckv": 33}
     for point in points:
         assert 0 < point["lines_per_clock"] <= point["limit"] + 0.05 <= 1.05
@@ -89,7 +90,7 @@ def test_curves_of_reads(report):
             assert stored[point["format"]] <= point["dram_bytes_per_line"] <= stored[point["format"]] * 2
     for name in report["writes"]:
         near, far = ({point["bytes_per_clock"]: point["lines_per_clock"] for point in points
-                      if point["format"] == name and point["latency"] == latency} for latency in (20, 200))
+                      if point["format"] == name and point["latency"] == latency} for latency in (20, 100))
         assert all(near[width] > 0.95 * far[width] for width in near)
 
 
