@@ -8,6 +8,7 @@ OPS ?= 200000
 SEED ?= 1
 BLOCKS ?=
 WINDOWS ?= 64
+BENCH ?=
 WORKERS ?= 2
 
 # The first interpreter that is new enough
@@ -20,7 +21,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
 export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help test demo verilog synth bench-codec bench-link soak lint clean tools
+.PHONY: help test demo verilog synth bench-codec bench-link bench-memory soak lint clean tools
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -46,6 +47,9 @@ bench-codec: tools $(VENV)/.bench  ## Rate, error and perplexity of every format
 
 bench-link: tools $(VENV)/.base  ## Measure the speed of the simulated device, seen from the host (CONFIG=)
 	speckv bench link --config $(CONFIG)
+
+bench-memory: tools $(VENV)/.base  ## Measure the device's memory system in its clocks (CONFIG=, BENCH=--quick)
+	speckv bench memory --config $(CONFIG) $(BENCH)
 
 soak: tools $(VENV)/.base  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
 	speckv soak --ops $(OPS) --seed $(SEED)

@@ -11,6 +11,7 @@ from . import open as open_device
 from . import soak
 from .bench import codec as bench_codec
 from .bench import link as bench_link
+from .bench import memory as bench_memory
 from .calibrate.command import command as calibrate_command
 from .errors import SpeckvError
 
@@ -79,6 +80,7 @@ def bench():
 
 bench.add_command(bench_codec.main, "codec")
 bench.add_command(bench_link.main, "link")
+bench.add_command(bench_memory.main, "memory")
 main.add_command(calibrate_command)
 main.add_command(soak.command)
 

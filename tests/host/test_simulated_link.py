@@ -180,6 +180,30 @@ def test_requests_in_flight_are_limited(open_link):
     assert link.clocks - before < 3 * 110
 
 
+def test_responses_say_when_requests_were_accepted(open_link):
+    link = open_link(in_flight=1, latency=100)
+    responses = link.submit(reads(np.arange(20) * 64))
+    # The next one is offered in the clock after the answer.
+    assert np.array_equal(np.diff(responses["accepted"]), responses["latency"][:-1] + 1)
+    link.configure(in_flight=64)
+    responses = link.submit(reads(np.arange(20) * 64))
+    assert np.array_equal(responses["accepted"], np.arange(20) + responses["accepted"][0])
+    address = np.arange(20_000) % LINES * 64
+    before = link.clocks
+    accepted = link.submit(reads(address))["accepted"].astype(np.int64)
+    assert (np.diff(accepted) > 0).all()
+    assert accepted[-1] < link.clocks - before <= accepted[-1] + 110
+
+
+def test_dram_counts(open_link, rng):
+    link = open_link(in_flight=8, latency=100)
+    link.submit(writes(np.arange(4) * 64, random_lines(rng, 4), byte_enable=np.full(4, 7, np.uint64)))
+    assert link.dram_counts(line=16).tolist() == [(0, 0, 0, 0, 0, 0), (0, 4, 12, 0, 4, 0)]
+    link.submit(reads(np.arange(12, 32) * 64))
+    assert link.dram_counts().tolist() == [(4, 0, 0, 4, 0, 4), (16, 0, 0, 16, 0, 8)]
+    assert not any(map(any, link.dram_counts().tolist()))
+
+
 def test_mmio(link):
     link.mmio_write(SCRATCH, 0xFEDC_BA98_7654_3210)
     assert link.mmio_read(SCRATCH) == 0xFEDC_BA98_7654_3210

@@ -59,7 +59,7 @@ def run(config=None, codec="speckv", megabytes=2.0, repeats=3, latency=100, byte
     """
     config = config or DeviceConfig.default()
     tokens = -(-int(megabytes * 1e6) // (TOKEN_BYTES * PAGE_TOKENS)) * PAGE_TOKENS
-    values = _captured(tokens)
+    values = captured(tokens)
     build(config)
     write, read = _Stopwatch(), _Stopwatch()
     with _one_core(), SimulatedLink(config, latency=latency, bytes_per_clock=bytes_per_clock) as link:
@@ -110,7 +110,7 @@ class _Stopwatch:
         self.clocks.append(link.clocks - clocks)
 
 
-def _captured(tokens):
+def captured(tokens):
     """K and V of the tiny language model, repeated: float16, (layers, 2, tokens, kv_heads, head_dim)."""
     values = kv_lines(Dtype.FP16).view(np.float16).reshape(2, LAYERS, KV_HEADS, -1, HEAD_DIM)
     values = values[:, :, :, np.arange(tokens) % values.shape[3]]

@@ -16,7 +16,7 @@ from speckv_sim.build import build
 from ..errors import LinkError, LinkTimeout, SimulationDied
 from .base import Link
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _COMMAND = struct.Struct("<IIQQQQ")
 _REPLY = struct.Struct("<IIQQ")
 _BATCH = 16384
@@ -24,6 +24,11 @@ _BATCH = 16384
 _PIECE = 1 << 24
 """Bytes of DRAM moved at once."""
 _STDERR_LINES = 20
+
+DRAM_COUNTS = np.dtype([(name, "<u8") for name in (
+    "lines_read", "lines_written", "bytes_written", "read_bursts", "write_bursts", "most_read_bursts")])
+"""What passed between the device and its DRAM: whole lines, bytes enabled in those written, bursts, and the most read
+bursts that were accepted and whose last data the device had not yet taken at one time."""
 
 
 class _Op(enum.IntEnum):
@@ -39,6 +44,7 @@ class _Op(enum.IntEnum):
     DRAM_FAIL = 8
     DRAM_HEAL = 9
     SET = 10
+    DRAM_COUNTS = 11
 
 
 class _Setting(enum.IntEnum):
@@ -166,9 +172,11 @@ class SimulatedLink(Link):
         self._check_open()
         requests = self._check_requests(requests)
         responses = np.empty(requests.size, RESPONSE)
+        clocks = self._clocks
         for begin in range(0, requests.size, _BATCH):
-            part = slice(begin, begin + _BATCH)
+            part, before = slice(begin, begin + _BATCH), self._clocks - clocks
             self._call(_Op.SUBMIT, payload=requests[part], answer=responses[part])
+            responses["accepted"][part] += np.uint32(before)
         return responses
 
     def submit_and_reset(self, requests, clocks):
@@ -235,6 +243,17 @@ class SimulatedLink(Link):
 
     def dram_heal(self):
         self._call(_Op.DRAM_HEAL)
+
+    def dram_counts(self, line=0):
+        """What DRAM took and gave since the last call: `DRAM_COUNTS`, (2,).
+
+        The first part is for lines below the `line` of the last call (0 at first), the second for the others; a
+        burst counts where it begins.
+        """
+        self._check_dram(line * 64, 0)
+        counts = np.empty(2, DRAM_COUNTS)
+        self._call(_Op.DRAM_COUNTS, line, answer=counts)
+        return counts
 
     # Its end
     def close(self):

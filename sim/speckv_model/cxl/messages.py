@@ -35,11 +35,12 @@ REQUEST = np.dtype([
 RESPONSE = np.dtype([
     ("kind", "u1"), ("ndr_opcode", "u1"), ("drs_opcode", "u1"), ("poison", "u1"),
     ("dev_load", "u1"), ("meta_field", "u1"), ("meta_value", "u1"), ("ld_id", "u1"),
-    ("latency", "<u4"), ("spare", "<u4"),
+    ("latency", "<u4"), ("accepted", "<u4"),
     ("data", "u1", LINE_BYTES),
 ])
 """What came back for a request, 80 bytes. `kind` is an `Expect` of what was received; `latency` is in device clocks
-from the acceptance of the request to its last response (0 where the link has no clock)."""
+from the acceptance of the request to its last response, `accepted` in device clocks from the begin of the batch to
+that acceptance (0 where the link has no clock)."""
 
 
 def completion(meta_field, meta_value):

@@ -4,10 +4,12 @@
 // its R is offered. So a device that relies on more order than AXI4 gives reads old data.
 #pragma once
 
+#include <array>
 #include <cstring>
 #include <vector>
 
 #include "device.h"
+#include "protocol.h"
 #include "storage.h"
 
 class Dram {
@@ -42,6 +44,7 @@ public:
         for (auto &queue : reads) queue.clear();
         read_mask = reads_held = writes_held = 0;
         reading = r_offered = b_offered = w_waits = false;
+        reading_bursts[0] = reading_bursts[1] = 0;
         ar_offer.clear(), aw_offer.clear(), w_offer.clear();
         device.set(Device::AXI_R, device->PORT(axi, rvalid), false);
         device.set(Device::AXI_B, device->PORT(axi, bvalid), false);
@@ -51,6 +54,14 @@ public:
         failing.push_back({line, line + count, on_reads, on_writes});
     }
     void heal() { failing.clear(); }
+
+    // What went below the line given last and what from it on, since then; now `line` divides them.
+    std::array<DramCounts, 2> count_from(uint64_t line) {
+        auto found = counts;
+        for (unsigned part = 0; part < 2; part++) counts[part] = {0, 0, 0, 0, 0, reading_bursts[part]};
+        border = line;
+        return found;
+    }
 
 private:
     static constexpr unsigned BURSTS = 64, IDS = 16, BEATS = 64;
@@ -69,12 +80,12 @@ private:
     struct Read {
         Clock due;
         uint64_t line;
-        uint32_t left;
+        uint32_t left, part;
     };
     struct Write {
         Clock due;
         uint64_t line;
-        uint32_t beats, taken, id, buffer;
+        uint32_t beats, taken, id, buffer, part;
     };
     struct Failing {
         uint64_t begin, end;
@@ -86,6 +97,10 @@ private:
     Random random;
     std::vector<Failing> failing;
     uint32_t tokens = 0;
+    std::array<DramCounts, 2> counts{};  // below `border`, and from it on
+    uint64_t border = 0;
+    uint64_t reading_bursts[2] = {};     // whose last data has not been taken
+    unsigned r_part = 0;                 // of the burst whose data is offered
     bool write_turn = false;
 
     Ring<Read, BURSTS> reads[IDS];
@@ -156,6 +171,8 @@ private:
         r_offered = true;
         tokens -= 64;
         write_turn = true;
+        r_part = burst.part;
+        counts[r_part].lines_read++;
         burst.line++;
         if (--burst.left) return;
         reading = false;
@@ -204,7 +221,10 @@ private:
     }
 
     void sample_reads() {
-        if (r_offered && device->PORT(axi, rready)) r_offered = false;
+        if (r_offered && device->PORT(axi, rready)) {
+            r_offered = false;
+            reading_bursts[r_part] -= device->PORT(axi, rlast);
+        }
         auto read = [&] {
             return Address{device->PORT(axi, araddr), device->PORT(axi, arlen), device->PORT(axi, arsize),
                            device->PORT(axi, arburst), device->PORT(axi, arid)};
@@ -213,7 +233,11 @@ private:
         if (device->PORT(axi, arvalid) && device->PORT(axi, arready)) {
             Address a = read();
             check("AXI AR", a);
-            reads[a.id].push({due(), a.address / 64, a.len + 1});
+            unsigned part = a.address / 64 >= border;
+            DramCounts &count = counts[part];
+            count.read_bursts++;
+            count.most_read_bursts = std::max(count.most_read_bursts, ++reading_bursts[part]);
+            reads[a.id].push({due(), a.address / 64, a.len + 1, part});
             read_mask |= 1u << a.id;
             reads_held++;
         }
@@ -236,7 +260,9 @@ private:
         if (device->PORT(axi, awvalid) && device->PORT(axi, awready)) {
             Address a = read();
             check("AXI AW", a);
-            open_writes.push({0, a.address / 64, a.len + 1, 0, a.id, free_buffers.front()});
+            unsigned part = a.address / 64 >= border;
+            counts[part].write_bursts++;
+            open_writes.push({0, a.address / 64, a.len + 1, 0, a.id, free_buffers.front(), part});
             free_buffers.pop();
             writes_held++;
         }
@@ -249,6 +275,8 @@ private:
         auto &beat = buffers[burst.buffer][burst.taken++];
         memcpy(beat.data, &device->PORT(axi, wdata)[0], 64);
         beat.strobe = device->PORT(axi, wstrb);
+        counts[burst.part].lines_written++;
+        counts[burst.part].bytes_written += __builtin_popcountll(beat.strobe);
         bool last = burst.taken == burst.beats;
         if (last != bool(device->PORT(axi, wlast)))
             fail("AXI W: beat %u of a burst of %u comes %s last", burst.taken, burst.beats, last ? "without" : "with");

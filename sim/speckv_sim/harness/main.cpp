@@ -225,6 +225,10 @@ private:
             case Op::DRAM_FAIL: dram.fail_lines(c.a, c.b, c.c & 1, c.c & 2); return reply(Status::OK);
             case Op::DRAM_HEAL: dram.heal(); return reply(Status::OK);
             case Op::SET: return set(static_cast<Setting>(c.a), c.b);
+            case Op::DRAM_COUNTS: {
+                auto counts = dram.count_from(c.a);
+                return reply(Status::OK, 0, counts.data(), sizeof counts);
+            }
         }
         fail("unknown command %u", static_cast<unsigned>(c.op));
     }

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-constexpr uint64_t PROTOCOL_VERSION = 1;
+constexpr uint64_t PROTOCOL_VERSION = 2;
 
 enum class Op : uint32_t {
     RESET,       // resets the device
@@ -21,6 +21,8 @@ enum class Op : uint32_t {
     DRAM_FAIL,   // a = first line, b = lines, c = 1 for reads + 2 for writes
     DRAM_HEAL,
     SET,         // a = Setting, b = value
+    DRAM_COUNTS, // answer: DramCounts[2] since the last one: below the line given then, and from it on. a = that line,
+                 // from now on (0 at first)
 };
 
 enum class Setting : uint64_t {
@@ -64,8 +66,15 @@ struct Request {
 // speckv_model.cxl.messages.RESPONSE
 struct Response {
     uint8_t kind, ndr_opcode, drs_opcode, poison, dev_load, meta_field, meta_value, ld_id;
-    uint32_t latency, spare;
+    uint32_t latency, accepted;
     uint8_t data[64];
 };
 
-static_assert(sizeof(Command) == 40 && sizeof(Reply) == 24 && sizeof(Request) == 96 && sizeof(Response) == 80);
+// speckv.link.simulated.DRAM_COUNTS
+struct DramCounts {
+    uint64_t lines_read, lines_written, bytes_written, read_bursts, write_bursts;
+    uint64_t most_read_bursts;  // accepted, and their last data not yet taken, at one time
+};
+
+static_assert(sizeof(Command) == 40 && sizeof(Reply) == 24 && sizeof(Request) == 96 && sizeof(Response) == 80 &&
+              sizeof(DramCounts) == 48);

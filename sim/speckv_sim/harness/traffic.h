@@ -26,7 +26,7 @@ public:
         for (Channel &channel : channels) channel.begin();
         for (uint32_t i = 0; i < count; i++) channels[batch[i].channel].queue.push_back(i);
         unfinished = count;
-        progress = device.now();
+        begun = progress = device.now();
     }
     bool done() const { return !unfinished; }
     const std::vector<Response> &results() const { return responses; }
@@ -107,7 +107,7 @@ private:
     std::vector<Tag> tags;
     uint16_t next_tag = 0;
     uint32_t unfinished = 0;
-    Clock progress = 0;
+    Clock begun = 0, progress = 0;
     Offer<uint32_t> ndr_offer{"S2M NDR"};
     Offer<Drs> drs_offer{"S2M DRS"};
 
@@ -159,6 +159,7 @@ private:
         uint32_t index = channel.queue[channel.next++];
         channel.offered = false;
         progress = device.now();
+        responses[index].accepted = static_cast<uint32_t>(device.now() - begun);
         if (requests[index].expect) {
             tags[channel.tag] = {device.now(), index, requests[index].expect};
             channel.flying++;
