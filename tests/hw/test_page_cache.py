@@ -349,3 +349,88 @@ def test_hits_take_the_stated_latency_and_one_clock_each():
     simulate(dut, requests, times, background=[lambda ctx: store.fetcher(ctx, dut)])
     assert answered[1:] == [dut.latency] * 64
 
+
+
+async def _ask(ctx, dut, operations):
+    for tag, (op, page, line) in enumerate(operations):
+        ctx.set(dut.request.payload, request(op, page, line, value=tag, tag=tag))
+        ctx.set(dut.request.valid, 1)
+        await ctx.tick().until(dut.request.ready)
+    ctx.set(dut.request.valid, 0)
+
+
+async def _tags(ctx, port, count):
+    ctx.set(port.ready, 1)
+    tags = []
+    while len(tags) < count:
+        tag, = await ctx.tick().sample(port.payload.source.tag).until(port.valid)
+        tags.append(tag)
+    ctx.set(port.ready, 0)
+    return tags
+
+
+def test_hits_pass_misses_and_misses_share_a_fetch():
+    """While no fetch ends, pages that are here are read and written, others asked for, and each of these but once."""
+    dut = PageCache(DeviceConfig.small())
+    store = Store(SEED)
+    store.sealed[6] = dict.fromkeys(range(64), 5)
+    jobs = []
+
+    async def run(ctx):
+        # Page 4 becomes OPEN with the help of the movers, then fetches are left lying.
+        await _ask(ctx, dut, [(CacheOp.WRITE, 4, 0)])
+        job = await store.take(ctx, dut.fetch_job)
+        await store.offer(ctx, dut.fetch_done, FetchDone.const({"slot": job.slot, "state": PageState.EMPTY}))
+        job = await store.take(ctx, dut.open_job)
+        await store.offer(ctx, dut.open_done, OpenDone.const(
+            {"kind": OpenKind.OPEN, "slot": job.slot, "state": PageState.OPEN}))
+        assert await _tags(ctx, dut.write_response, 1) == [0]
+        await _ask(ctx, dut, [(CacheOp.READ, 5, 1), (CacheOp.READ, 7, 2), (CacheOp.READ, 5, 3), (CacheOp.WRITE, 4, 9),
+                              (CacheOp.READ, 4, 0), (CacheOp.READ, 7, 4), (CacheOp.READ, 4, 9)])
+        assert await _tags(ctx, dut.read_response, 2) == [4, 6]
+        assert await _tags(ctx, dut.write_response, 1) == [3]
+        for _ in range(2):
+            jobs.append(await store.take(ctx, dut.fetch_job))
+        for _ in range(50):
+            assert not ctx.get(dut.fetch_job.valid) and not ctx.get(dut.read_response.valid)
+            await ctx.tick()
+        # Those of a page come in order when it is there, whichever comes first.
+        for job in reversed(jobs):
+            await store.offer(ctx, dut.fetch_done, FetchDone.const({"slot": job.slot, "state": PageState.EMPTY}))
+        assert await _tags(ctx, dut.read_response, 4) == [1, 5, 0, 2]
+
+    simulate(dut, run, watched=[dut.read_response, dut.write_response, dut.fetch_job])
+    assert [job.page for job in jobs] == [5, 7]
+
+
+@pytest.mark.parametrize("op", [CacheOp.READ, CacheOp.WRITE])
+def test_a_list_is_served_at_a_line_a_clock(op):
+    """Beside requests that join the list of the next page."""
+    dut = PageCache(DeviceConfig.small(requests_in_flight=128))
+    port = dut.read_response if op == CacheOp.READ else dut.write_response
+    clocks = []
+
+    async def movers(ctx):
+        for _ in range(2):
+            ctx.set(dut.fetch_job.ready, 1)
+            slot, = await ctx.tick().sample(dut.fetch_job.payload.slot).until(dut.fetch_job.valid)
+            ctx.set(dut.fetch_job.ready, 0)
+            await ctx.tick().repeat(60)
+            ctx.set(dut.fetch_done.payload, FetchDone.const({"slot": slot, "state": PageState.OPEN}))
+            ctx.set(dut.fetch_done.valid, 1)
+            await ctx.tick().until(dut.fetch_done.ready)
+            ctx.set(dut.fetch_done.valid, 0)
+
+    async def count(ctx):
+        clock = 0
+        ctx.set(port.ready, 1)
+        async for _, _, valid in ctx.tick().sample(port.valid):
+            clock += 1
+            if valid:
+                clocks.append(clock)
+            if len(clocks) == 126:
+                return
+
+    simulate(dut, lambda ctx: _ask(ctx, dut, [(op, page, line) for page in (4, 9) for line in range(63)]), count,
+             background=[movers])
+    assert clocks[61] - clocks[0] <= 63 and clocks[124] - clocks[63] <= 63
