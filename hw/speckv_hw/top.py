@@ -87,7 +87,7 @@ class Device(wiring.Component):
         m.submodules.fetcher = self._fetcher = Fetcher(config)
         m.submodules.opener = self._opener = Opener(config)
         m.submodules.sealer = self._sealer = Sealer(config)
-        m.submodules.table = self._table = PageTable(config, clients=5)
+        m.submodules.table = self._table = PageTable(config, clients=6)
         m.submodules.pool = self._pool = PoolAllocator(config)
         m.submodules.memory = self._memory = MemoryPort(
             config, readers=2, writers=2, read_depth=(FETCH_READ_LINES, TABLE_READ_LINES))
@@ -145,7 +145,8 @@ class Device(wiring.Component):
                 (opener.table_request, opener.table_response),
                 (sealer.table_request, sealer.table_response),
                 (sealer.update_request, sealer.update_response),
-                (self._commands.table_request, self._commands.table_response))):
+                (self._commands.table_request, self._commands.table_response),
+                (fetcher.ahead_request, fetcher.ahead_response))):
             chain(m, request, getattr(self._table, f"request{number}"))
             chain(m, getattr(self._table, f"response{number}"), response)
 

@@ -76,7 +76,7 @@ class DeviceConfig:
     cache_ways: int = 4
     tlb_entries: int = 256
     tlb_ways: int = 2
-    requests_in_flight: int = 256
+    requests_in_flight: int = 512
     fetches_in_flight: int = 16
     bursts_in_flight: int = 32
     command_slots: int = 16

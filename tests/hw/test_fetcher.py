@@ -181,8 +181,9 @@ def fetch(pages, *, codecs=("raw",), stall=0.0, reads=Surroundings.reads):
     async def take(ctx):
         for _ in pages:
             done, = await around.take(ctx, dut.done)
-            outcomes.append(Outcome(done, fills.copy(), [], []))
-            fills.clear()
+            # The next pages, in other slots, may have begun.
+            outcomes.append(Outcome(done, [line for line in fills if line.slot == done.slot], [], []))
+            fills[:] = [line for line in fills if line.slot != done.slot]
         await ctx.tick().repeat(50)
         assert not fills
 

@@ -28,8 +28,12 @@ from speckv_hw.types import (
     TableResponse,
 )
 from speckv_model.codec.fixed import SETTINGS
+from speckv_model.constants import ENTRIES_PER_LINE, PAGE_LINES, ROW_LINES
 
 __all__ = ["Fetcher", "FetcherEvents"]
+
+DECODED_PAGES = 3
+"""Pages whose lines go into the decoder while those before them come out."""
 
 
 class FetcherEvents(data.Struct):
@@ -60,12 +64,24 @@ class _Pending(data.Struct):
     """Why the entry cannot be used; NONE if it can."""
 
 
+class _Verdict(data.Struct):
+    """What came with the stored lines of a page."""
+    right: 1
+    """Their CRC is that of the entry."""
+    any_error: 1
+    line_errors: 64
+    """Lines of the page that are lost to errors of DRAM."""
+
+
 class Fetcher(wiring.Component):
     """Looks a page up in the page table, reads what is stored of it, checks and decodes it, and fills a cache slot.
 
-    `fetches_in_flight` pages, and one that waits to be noted, are on their way at once; they are delivered in order. A
-    page's `done` comes after its last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages
-    need no DRAM access.
+    `fetches_in_flight` pages, one that waits to be noted and those in the decoder are on their way at once; they are
+    delivered in order, SEALED ones at a line a clock and one clock more for a page. A page's `done` comes after its
+    last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages need no DRAM access.
+
+    With the first page of each table line the next line is looked up too, so that a sequence of pages never waits for
+    a walk that is behind their own lines in DRAM's queue.
 
     A single row of a `fixed` page is read, checked by its own check and decoded alone, where the job wants that.
 
@@ -80,6 +96,7 @@ class Fetcher(wiring.Component):
     done : Out(stream of FetchDone)
     fill : Out(stream of FillLine)
     table_request, table_response : client of the page table
+    ahead_request, ahead_response : client of the page table, which is only to bring entries into the TLB
     read_request, read_data : client of the memory port
     error : Out(stream of ErrorRecord)
     events : Out(FetcherEvents)
@@ -93,6 +110,8 @@ class Fetcher(wiring.Component):
             "fill": Out(stream.Signature(FillLine)),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
+            "ahead_request": Out(stream.Signature(TableRequest)),
+            "ahead_response": In(stream.Signature(TableResponse)),
             "read_request": Out(stream.Signature(ReadRequest)),
             "read_data": In(stream.Signature(ReadData)),
             "error": Out(stream.Signature(ErrorRecord)),
@@ -105,7 +124,12 @@ class Fetcher(wiring.Component):
         m.submodules.error_stage = error = Stage(ErrorRecord)
         chain(m, error, self.error)
         self._request_pages(m, pending.i)
-        self._receive_pages(m, pending.o, error.i)
+        self._look_ahead(m)
+        m.submodules.decoder = decoder = PageDecoder(self._config)
+        m.submodules.pages = pages = Fifo(_Pending, DECODED_PAGES)
+        m.submodules.verdicts = verdicts = Fifo(_Verdict, DECODED_PAGES)
+        open_page = self._take_stored(m, pending.o, decoder, pages.i, verdicts.i)
+        self._deliver(m, pages.o, verdicts.o, decoder, open_page, error.i)
         return m
 
     def _request_pages(self, m, pending):
@@ -174,134 +198,173 @@ class Fetcher(wiring.Component):
                 with m.If(pending.ready):
                     m.next = "LOOKUP"
 
-    def _receive_pages(self, m, pending, error):
-        """Second half: from the stored lines to the filled slot."""
-        m.submodules.decoder = decoder = PageDecoder(self._config)
+    def _look_ahead(self, m):
+        """Looks up the table line after that of the job, where nothing is looked up ahead already."""
+        ahead = self.ahead_request
+        m.d.comb += [ahead.p.op.eq(TableOp.LOOKUP), self.ahead_response.ready.eq(1)]
+        waiting = Signal()
+        with m.If(transfer(ahead)):
+            m.d.sync += [ahead.valid.eq(0), waiting.eq(1)]
+        with m.If(transfer(self.ahead_response)):
+            m.d.sync += waiting.eq(0)
+        with m.If(transfer(self.table_request) & (self.job.p.page[:2] == 0) & ~ahead.valid & ~waiting):
+            m.d.sync += [ahead.valid.eq(1), ahead.p.page.eq(self.job.p.page + ENTRIES_PER_LINE)]
+
+    def _take_stored(self, m, pending, decoder, pages, verdicts):
+        """From the stored lines of SEALED pages to the decoder, page after page, with a verdict on each.
+
+        The lines of an OPEN page are left to `_deliver`. Returns them, how many there were, what is known of them, and
+        the signal that the page has ended.
+        """
         m.submodules.checksum = checksum = Checksum()
         m.submodules.stored = stored = Stage(ReadData)
         chain(m, self.read_data, stored)
         page = pending.p
-        line_errors = Signal(64)
-        any_error = Signal()
         received = Signal(7)
-        filled = Signal(7)
-        outcome = Signal(FetchDone)
-        header = data.View(SpillHeader, stored.o.p.data)
-        # Lines that a SEALED page gets.
-        here = Signal(64)
-        m.d.comb += here.eq(Mux(page.single, Const(0xF, 64) << (page.row << 2), ~0))
+        verdict = Signal(_Verdict)
+        open_ends = Signal()
+        has_lines = (page.bad == ErrorKind.NONE) & (page.lines != 0)
         m.d.comb += [
             checksum.line.eq(stored.o.p.data),
             checksum.valid.eq(transfer(stored.o)),
             self.events.line_in.eq(transfer(stored.o)),
-            self.events.line_out.eq(transfer(self.fill)),
-            self.fill.p.slot.eq(page.slot),
-            self.fill.p.line.eq(Mux(page.single, Cat(filled[:2], page.row), filled)),
-            error.p.address.eq(page.page << 12),
-            self.done.payload.eq(outcome),
+            pages.payload.eq(page),
+            verdicts.payload.eq(verdict),
+            verdicts.p.right.eq(checksum.crc == page.crc),
+            decoder.start.p.codec.eq(page.codec),
+            decoder.start.p.dtype.eq(page.stream.dtype),
+            decoder.start.p.lines.eq(page.lines),
+            decoder.start.p.single.eq(page.single),
+            decoder.start.p.rate.eq(page.rate),
+            decoder.start.p.skip.eq(page.skip),
+            decoder.stored.payload.eq(stored.o.p.data),
         ]
         with m.If(transfer(stored.o)):
-            m.d.sync += [received.eq(received + 1), any_error.eq(any_error | stored.o.p.error)]
-        with m.If(transfer(self.fill)):
-            m.d.sync += filled.eq(filled + 1)
-
-        with m.FSM(name="receive"):
-            with m.State("IDLE"):
+            m.d.sync += [received.eq(received + 1), verdict.any_error.eq(verdict.any_error | stored.o.p.error)]
+        with m.FSM(name="stored"):
+            with m.State("PAGE"):
                 m.d.comb += checksum.start.eq(1)
-                m.d.sync += [
-                    received.eq(0),
-                    filled.eq(0),
-                    any_error.eq(0),
-                    line_errors.eq(0),
-                    outcome.eq(0),
-                    outcome.slot.eq(page.slot),
-                    outcome.state.eq(page.state),
-                    outcome.single.eq(page.single),
-                ]
-                with m.If(pending.valid):
-                    with m.If(page.bad != ErrorKind.NONE):
-                        m.next = "BAD_ENTRY"
-                    with m.Elif(page.lines == 0):
-                        m.next = "DONE"
-                    with m.Elif(page.state == PageState.OPEN):
-                        m.next = "HEADER"
-                    with m.Else():
-                        m.d.comb += [
-                            decoder.start.valid.eq(1),
-                            decoder.start.p.codec.eq(page.codec),
-                            decoder.start.p.dtype.eq(page.stream.dtype),
-                            decoder.start.p.lines.eq(page.lines),
-                            decoder.start.p.single.eq(page.single),
-                            decoder.start.p.rate.eq(page.rate),
-                            decoder.start.p.skip.eq(page.skip),
-                        ]
-                        with m.If(decoder.start.ready):
-                            m.next = "SEALED"
-
-            with m.State("HEADER"):
-                m.d.comb += stored.o.ready.eq(1)
-                m.d.sync += [
-                    outcome.written.eq(header.written),
-                    outcome.base.eq(header.base),
-                    line_errors.eq(header.poison),
-                ]
-                with m.If(stored.o.valid):
-                    with m.If(stored.o.p.error):
-                        m.d.sync += outcome.state.eq(PageState.POISONED)
-                    m.next = "OPEN"
-            with m.State("OPEN"):
-                m.d.comb += [
-                    self.fill.p.data.eq(stored.o.p.data),
-                    self.fill.valid.eq(stored.o.valid & (received != page.lines)),
-                    stored.o.ready.eq(self.fill.ready & (received != page.lines)),
-                ]
-                with m.If(transfer(stored.o) & stored.o.p.error):
-                    m.d.sync += line_errors.bit_select(filled[:6], 1).eq(1)
-                with m.If(received == page.lines):
-                    m.next = "JUDGE"
-
+                m.d.sync += [received.eq(0), verdict.eq(0)]
+                with m.If(~has_lines):
+                    m.d.comb += [pages.valid.eq(pending.valid), pending.ready.eq(pages.ready)]
+                with m.Elif(page.state == PageState.OPEN):
+                    m.d.comb += pages.valid.eq(pending.valid)
+                    with m.If(transfer(pages)):
+                        m.next = "OPEN"
+                with m.Else():
+                    m.d.comb += [
+                        pages.valid.eq(pending.valid & decoder.start.ready),
+                        decoder.start.valid.eq(pending.valid & pages.ready),
+                    ]
+                    with m.If(transfer(pages)):
+                        m.next = "SEALED"
             with m.State("SEALED"):
+                wanted = received != page.lines
                 m.d.comb += [
-                    decoder.stored.payload.eq(stored.o.p.data),
-                    decoder.stored.valid.eq(stored.o.valid & (received != page.lines)),
-                    stored.o.ready.eq(decoder.stored.ready & (received != page.lines)),
-                    self.fill.p.data.eq(decoder.lines.payload),
-                    self.fill.valid.eq(decoder.lines.valid),
-                    decoder.lines.ready.eq(self.fill.ready),
+                    decoder.stored.valid.eq(stored.o.valid & wanted),
+                    stored.o.ready.eq(decoder.stored.ready & wanted),
+                    verdicts.valid.eq(~wanted),
+                    pending.ready.eq(transfer(verdicts)),
                 ]
                 with m.If(transfer(stored.o) & stored.o.p.error):
                     with m.If(page.codec != Codec.RAW):
-                        m.d.sync += line_errors.eq(~0)
+                        m.d.sync += verdict.line_errors.eq(~0)
                     with m.Elif(~received[6]):
-                        m.d.sync += line_errors.bit_select(received[:6], 1).eq(1)
-                with m.If((received == page.lines) & Mux(page.single, filled[2], filled[6])):
-                    m.d.sync += outcome.written.eq(here)
-                    m.next = "JUDGE"
+                        m.d.sync += verdict.line_errors.bit_select(received[:6], 1).eq(1)
+                with m.If(transfer(verdicts)):
+                    m.next = "PAGE"
+            with m.State("OPEN"):
+                m.d.comb += pending.ready.eq(open_ends)
+                with m.If(open_ends):
+                    m.next = "PAGE"
+        return stored.o, received, verdicts.p, open_ends
 
+    def _deliver(self, m, page_port, verdict_port, decoder, open_page, error):
+        """From the decoder to the slot, and the end of each page."""
+        stored, received, open_verdict, open_ends = open_page
+        m.submodules.done_stage = done = Stage(FetchDone)
+        chain(m, done, self.done)
+        page, outcome = page_port.p, done.i.p
+        filled = Signal(7)
+        line_errors = Signal(64)
+        verdict = Signal(_Verdict)
+        header = data.View(SpillHeader, stored.p.data)
+        # Of an OPEN page.
+        kept, lost = Signal(SpillHeader), Signal()
+        is_open = page.state == PageState.OPEN
+        # Lines that a SEALED page gets.
+        here = Signal(64)
+        problem = Signal(ErrorKind)
+        ends = Signal()
+        m.d.comb += [
+            here.eq(Mux(page.single, Const(0xF, 64) << (page.row << 2), ~0)),
+            self.events.line_out.eq(transfer(self.fill)),
+            self.fill.p.slot.eq(page.slot),
+            self.fill.p.line.eq(Mux(page.single, Cat(filled[:2], page.row), filled)),
+            outcome.slot.eq(page.slot),
+            outcome.single.eq(page.single),
+            outcome.state.eq(page.state),
+            error.p.address.eq(page.page << 12),
+            error.p.kind.eq(problem),
+            error.valid.eq(ends & (problem != ErrorKind.NONE) & done.i.ready),
+            done.i.valid.eq(ends & ((problem == ErrorKind.NONE) | error.ready)),
+            page_port.ready.eq(transfer(done.i)),
+        ]
+        with m.If(transfer(self.fill)):
+            m.d.sync += filled.eq(filled + 1)
+        with m.FSM(name="deliver"):
+            with m.State("PAGE"):
+                m.d.comb += self.fill.p.data.eq(decoder.lines.payload)
+                m.d.sync += line_errors.eq(0)
+                with m.If(page_port.valid):
+                    with m.If((page.bad != ErrorKind.NONE) | (page.lines == 0)):
+                        m.d.comb += [ends.eq(1), problem.eq(page.bad)]
+                        with m.If(page.bad != ErrorKind.NONE):
+                            m.d.comb += outcome.state.eq(PageState.POISONED)
+                    with m.Elif(is_open):
+                        m.next = "HEADER"
+                    with m.Else():
+                        m.d.comb += [
+                            self.fill.valid.eq(decoder.lines.valid),
+                            decoder.lines.ready.eq(self.fill.ready),
+                        ]
+                        with m.If(transfer(self.fill) & (filled == Mux(page.single, ROW_LINES, PAGE_LINES) - 1)):
+                            m.next = "JUDGE"
+            with m.State("HEADER"):
+                m.d.comb += stored.ready.eq(1)
+                m.d.sync += [kept.eq(header), lost.eq(stored.p.error)]
+                with m.If(stored.valid):
+                    m.next = "OPEN"
+            with m.State("OPEN"):
+                wanted = received != page.lines
+                m.d.comb += [
+                    self.fill.p.data.eq(stored.p.data),
+                    self.fill.valid.eq(stored.valid & wanted),
+                    stored.ready.eq(self.fill.ready & wanted),
+                ]
+                with m.If(transfer(stored) & stored.p.error):
+                    m.d.sync += line_errors.bit_select(filled[:6], 1).eq(1)
+                with m.If(~wanted):
+                    m.next = "JUDGE"
             with m.State("JUDGE"):
-                m.d.sync += outcome.poison.eq(line_errors & here)
-                with m.If(any_error):
-                    m.d.comb += [error.valid.eq(1), error.p.kind.eq(ErrorKind.MEMORY_READ)]
-                    with m.If(error.ready):
-                        m.next = "DONE"
+                m.d.comb += [
+                    ends.eq(is_open | verdict_port.valid),
+                    verdict_port.ready.eq(transfer(done.i) & ~is_open),
+                    open_ends.eq(transfer(done.i) & is_open),
+                    verdict.eq(Mux(is_open, open_verdict.as_value(), verdict_port.payload.as_value())),
+                    outcome.written.eq(Mux(is_open, kept.written, here)),
+                    outcome.base.eq(is_open & kept.base),
+                    outcome.poison.eq(Mux(is_open, kept.poison | line_errors, verdict.line_errors & here)),
+                ]
+                with m.If(is_open & lost):
+                    m.d.comb += outcome.state.eq(PageState.POISONED)
+                with m.If(verdict.any_error):
+                    m.d.comb += problem.eq(ErrorKind.MEMORY_READ)
                 with m.Elif(page.single):
-                    m.d.comb += [error.valid.eq(decoder.bad_row), error.p.kind.eq(ErrorKind.PAGE_CORRUPT)]
-                    m.d.sync += outcome.poison.eq(here & decoder.bad_row.replicate(64))
-                    with m.If(error.ready | ~decoder.bad_row):
-                        m.next = "DONE"
-                with m.Elif(checksum.crc != page.crc):
-                    m.d.comb += [error.valid.eq(1), error.p.kind.eq(ErrorKind.PAGE_CORRUPT)]
-                    m.d.sync += outcome.state.eq(PageState.POISONED)
-                    with m.If(error.ready):
-                        m.next = "DONE"
-                with m.Else():
-                    m.next = "DONE"
-            with m.State("BAD_ENTRY"):
-                m.d.comb += [error.valid.eq(1), error.p.kind.eq(page.bad)]
-                m.d.sync += outcome.state.eq(PageState.POISONED)
-                with m.If(error.ready):
-                    m.next = "DONE"
-            with m.State("DONE"):
-                m.d.comb += [self.done.valid.eq(1), pending.ready.eq(self.done.ready)]
-                with m.If(self.done.ready):
-                    m.next = "IDLE"
+                    with m.If(decoder.bad_row):
+                        m.d.comb += [problem.eq(ErrorKind.PAGE_CORRUPT), outcome.poison.eq(here)]
+                with m.Elif(~verdict.right):
+                    m.d.comb += [problem.eq(ErrorKind.PAGE_CORRUPT), outcome.state.eq(PageState.POISONED)]
+                with m.If(transfer(done.i)):
+                    m.d.sync += filled.eq(0)
+                    m.next = "PAGE"

@@ -48,7 +48,7 @@ BLOCKS = {
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
     "descriptor_table": DescriptorTable,
-    "page_table": lambda config: PageTable(config, clients=5),
+    "page_table": lambda config: PageTable(config, clients=6),
     "pool_allocator": PoolAllocator,
     "memory_port": MemoryPort,
     "device": Device,
