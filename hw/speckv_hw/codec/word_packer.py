@@ -1,103 +1,105 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..stream import transfer
-from ..types import LINE_BITS
-from .payloads import chunk
-from .word_unpacker import LINE_WORDS, WORD_BITS
+from .pipeline import delay
+from .quantised_payloads import HEADER_WORDS, LINE_WORDS, WORD_BITS, PageEnd, page_line, word_fragment
+from .shallow_fifo import ShallowFifo
 
 __all__ = ["WordPacker"]
 
+_LINES = 16
+"""That fit into the queue at the end."""
+
 
 class WordPacker(wiring.Component):
-    """Packs fragments of 32-bit words tightly into the lines of a page.
+    """Packs fragments of 32-bit words tightly into the lines of a page, low bits first.
 
-    Latency 3 clocks from the fragment that completes a line; one fragment a clock (one clock more where a page's last
-    fragment ends in a second line). The page's last fragment completes its line with zeros; the first one begins as
-    many words into a line as it says, after zeros. Empty on reset.
+    Latency 6 clocks from the fragment that completes a line; one fragment a clock, one clock more where a page's last
+    one ends in a second line. A last fragment completes its line with zeros. Of the first line of a `variable` page
+    the first words are left free and are meaningless. A fragment comes in only if the queue at the end has room for
+    what it completes, so nothing between is ever held up. Empty on reset.
 
     Members
     -------
-    i : In(stream)
-        `data`, `count` of its words, `first`, `skip` (words, of a first one) and `last`.
-    o : Out(stream(chunk(512)))
-        `last` of a page's last line, unless the last fragment has no words and the line before is full.
+    i : In(stream(word_fragment))
+    o : Out(stream(page_line))
     """
 
-    latency = 3
+    latency = 4 + ShallowFifo.latency
 
-    fragment = data.StructLayout({
-        "data": LINE_BITS, "count": range(LINE_WORDS + 1), "first": 1, "skip": range(LINE_WORDS), "last": 1})
-
-    i: In(stream.Signature(fragment))
-    o: Out(stream.Signature(chunk(LINE_BITS)))
+    i: In(stream.Signature(word_fragment()))
+    o: Out(stream.Signature(page_line()))
 
     def elaborate(self, platform):
         m = Module()
-        advance = Signal()
-        tail_due = Signal()
+        m.submodules.lines = lines = ShallowFifo(page_line(), _LINES)
+        m.d.comb += [self.o.valid.eq(lines.o.valid), self.o.payload.eq(lines.o.payload), lines.o.ready.eq(self.o.ready)]
+
+        # 1: where the fragment begins and ends
+        fragment = self.i.payload
+        first = Signal(init=1)
+        place, offset = Signal(4), Signal(4)
+        end = Signal(5)
+        full = end[4]
+        over = full & fragment.last & (end[:4] != 0)
+        tail = Signal()
+        """The page ends with what is left of its last fragment, in this clock."""
+        room = Signal(range(_LINES + 1), init=_LINES)
         m.d.comb += [
-            advance.eq((~self.o.valid | self.o.ready) & ~tail_due),
-            self.i.ready.eq(advance),
+            offset.eq(Mux(first, Mux(fragment.end.variable, HEADER_WORDS, 0), place)),
+            end.eq(offset + fragment.count),
+            self.i.ready.eq((room >= 2) & ~tail),
         ]
-        words = range(LINE_WORDS)
+        taken = transfer(self.i)
+        m.d.sync += [
+            tail.eq(taken & over),
+            room.eq(room - (taken & (full | fragment.last)) - (taken & over) + transfer(lines.o)),
+        ]
+        with m.If(taken):
+            m.d.sync += [first.eq(fragment.last), place.eq(end[:4])]
+        data1 = delay(m, fragment.data, 1)
+        offset1, end1 = delay(m, offset, 1), delay(m, end, 1, enable=~tail)
+        state1 = delay(m, Cat(taken, taken & full, taken & fragment.last, over), 1)
+        page_end = delay(m, fragment.end, 3)
 
-        # 1: rotate by 0 to 3 words
-        at, offset = Signal(range(LINE_WORDS)), Signal(range(LINE_WORDS))
-        m.d.comb += offset.eq(Mux(self.i.p.first, self.i.p.skip, at))
-        end = offset + self.i.p.count
-        valid1, last1, first1 = Signal(), Signal(), Signal()
-        data1, offset1, end1 = Signal(LINE_BITS), Signal.like(offset), Signal(range(2 * LINE_WORDS))
-        with m.If(advance):
-            m.d.sync += [valid1.eq(self.i.valid), last1.eq(self.i.p.last), first1.eq(self.i.p.first)]
-            m.d.sync += [offset1.eq(offset), end1.eq(end)]
-            with m.Switch(offset[:2]):
-                for count in range(4):
-                    with m.Case(count):
-                        m.d.sync += data1.eq(self.i.p.data.rotate_left(WORD_BITS * count))
-        with m.If(transfer(self.i)):
-            m.d.sync += at.eq(end)
+        # 2, 3: rotate, by single words and by fours
+        data2, data3 = Signal(WORD_BITS * LINE_WORDS), Signal(WORD_BITS * LINE_WORDS)
+        with m.Switch(offset1[:2]):
+            for words in range(4):
+                with m.Case(words):
+                    m.d.sync += data2.eq(data1 << WORD_BITS * words)
+        with m.Switch(delay(m, offset1[2:], 1)):
+            for fours in range(4):
+                with m.Case(fours):
+                    m.d.sync += data3.eq(data2.rotate_left(4 * WORD_BITS * fours))
 
-        # 2: rotate by the rest of the offset
-        valid2, last2, first2 = Signal(), Signal(), Signal()
-        data2, end2 = Signal(LINE_BITS), Signal.like(end1)
-        fresh = Signal(LINE_WORDS)
-        with m.If(advance):
-            m.d.sync += [valid2.eq(valid1), last2.eq(last1), first2.eq(first1), end2.eq(end1)]
-            m.d.sync += fresh.eq(Cat(offset1 <= word for word in words))
-            with m.Switch(offset1[2:]):
-                for count in range(0, LINE_WORDS, 4):
-                    with m.Case(count // 4):
-                        m.d.sync += data2.eq(data1.rotate_left(WORD_BITS * count))
-
-        # 3: merge with what is already there
-        held = Signal(LINE_BITS)
-        before = Mux(first2, 0, held)
-        merged = Cat(Mux(fresh[word], data2.word_select(word, WORD_BITS), before.word_select(word, WORD_BITS))
-                     for word in words)
-        full = end2[-1]
-        over = full & (end2[:-1] != 0)
-        used = Cat(end2[:-1] > word for word in words)
-        tail = Signal(LINE_WORDS)
-
-        def only(bits, chosen):
-            return Cat(Mux(chosen[word], bits.word_select(word, WORD_BITS), 0) for word in words)
-
-        with m.If(advance):
-            m.d.sync += [
-                self.o.valid.eq(valid2 & (full | (last2 & (end2 != 0)))),
-                self.o.p.last.eq(last2 & ~over),
-                self.o.p.data.eq(Mux(full, merged, only(merged, used))),
-                tail.eq(used),
-                tail_due.eq(valid2 & last2 & over),
-            ]
-            with m.If(valid2):
-                m.d.sync += held.eq(Mux(full, data2, merged))
-        with m.Elif(tail_due & self.o.ready):
-            m.d.sync += [
-                self.o.p.last.eq(1),
-                self.o.p.data.eq(only(held, tail)),
-                tail_due.eq(0),
-            ]
+        # 4: merge with what is already there
+        offset2, end2, state2 = (delay(m, value, 1) for value in (offset1, end1, state1))
+        fresh, used = Signal(LINE_WORDS), Signal(LINE_WORDS)
+        """Words of the line that come from the fragment, and those that count at all."""
+        valid, full3, last, over3 = delay(m, state2, 1)
+        tail2 = delay(m, tail, 2)
+        tail3 = delay(m, tail2, 1)
+        m.d.sync += [
+            fresh.eq(Cat(offset2 <= word for word in range(LINE_WORDS)) & (~tail2).replicate(LINE_WORDS)),
+            used.eq(Cat((end2[:4] > word) | state2[1] for word in range(LINE_WORDS))),
+        ]
+        held = Signal(WORD_BITS * LINE_WORDS)
+        line = Signal(WORD_BITS * LINE_WORDS)
+        kept = fresh | full3.replicate(LINE_WORDS)
+        for word in range(LINE_WORDS):
+            new, old = data3.word_select(word, WORD_BITS), held.word_select(word, WORD_BITS)
+            m.d.comb += line.word_select(word, WORD_BITS).eq(Mux(used[word], Mux(fresh[word], new, old), 0))
+            with m.If(valid & kept[word]):
+                m.d.sync += old.eq(new)
+        ended = Signal(PageEnd)
+        m.d.sync += ended.eq(page_end)
+        m.d.comb += [
+            lines.i.valid.eq((valid & (full3 | last)) | tail3),
+            lines.i.payload.data.eq(line),
+            lines.i.payload.last.eq((last & ~over3) | tail3),
+            lines.i.payload.end.eq(Mux(tail3, ended, page_end)),
+        ]
         return m
