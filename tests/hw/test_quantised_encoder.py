@@ -50,10 +50,7 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
             assert result.first == 0
             if fits[0]:
                 assert result.lines == want_lines[0], where
-                in_order = range(result.lines)
-                if codec == Codec.VARIABLE:
-                    in_order = [*in_order[1:], 0]
-                assert [line.index for line in order] == [*in_order], where
+                assert [line.index for line in order] == [*range(1, result.lines), 0], where
                 for line in order:
                     assert line.data == int.from_bytes(want[0, line.index].tobytes(), "little"), (where, line.index)
             order.clear()
@@ -163,6 +160,30 @@ def test_one_line_a_clock(codec, setting):
     clocks = (ends[-1] - ends[0]) / (PAGE_LINES * (len(pages) - 1))
     print(f"{codec.name} {setting}: {clocks:.3f} clocks a line")
     assert clocks <= 1.02
+
+
+@pytest.mark.parametrize("codec, settings", [(Codec.FIXED, (16, 7, 15, 8)), (Codec.VARIABLE, (128, 120, 112, 128))])
+def test_one_beat_a_clock(codec, settings):
+    """With fewer lanes too, whatever the settings."""
+    pages = as_pages(real_rows(Dtype.BF16))
+    ends = encode(QuantisedEncoder(8), [(codec, Dtype.BF16, setting, page) for setting, page in zip(settings, pages)])
+    assert (ends[-1] - ends[0]) / (len(ends) - 1) <= 1.02 * PAGE_LINES * 4
+
+
+def test_pages_that_do_not_fit():
+    """One bad value among good ones spoils its own page only."""
+    good = as_pages(real_rows(Dtype.FP16)[:16])[0]
+    jobs = []
+    large = int(np.float16(1000).view(np.uint16))
+    for codec, value in [(Codec.FIXED, 0x7C00), (Codec.VARIABLE, 0xFC00), (Codec.VARIABLE, large)]:
+        for place in (0, 2047):
+            page = good.view(np.uint16).copy()
+            page[place] = value
+            jobs += [(codec, Dtype.FP16, 128 if codec == Codec.VARIABLE else 9, one)
+                     for one in (page.view(np.uint8), good)]
+    tiny = np.tile(np.uint16([1]), 2048).view(np.uint8)
+    jobs += [(Codec.FIXED, Dtype.FP16, 8, tiny), (Codec.FIXED, Dtype.FP16, 8, good)]
+    encode(QuantisedEncoder(32), jobs)
 
 
 @pytest.mark.parametrize("lanes", [8, 16, 32])

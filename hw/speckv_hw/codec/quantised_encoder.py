@@ -9,14 +9,13 @@ from speckv_model.constants import ROW_VALUES
 from ..stream import chain, transfer
 from ..types import LINE_BITS, Codec, EncodeResult, StoredLine
 from .factor_selector import FactorSelector
-from .fragment_sequencer import FragmentSequencer
 from .narrow import Narrow
 from .payloads import PageLine
 from .peak_finder import PeakFinder
 from .pipeline import delay
 from .plane_collector import PlaneCollector
 from .quantised_page_writer import QuantisedPageWriter
-from .quantised_payloads import FRAGMENT_WORDS, WORD_BITS, Item, RowRate, peak_beat, value_beat
+from .quantised_payloads import LINE_ADDRESS_BITS, SLOTS, RowRate, peak_beat, value_beat
 from .row_scaler import RowScaler
 from .scaling_lane import ScalingLane
 from .shallow_fifo import ShallowFifo
@@ -24,28 +23,22 @@ from .word_packer import WordPacker
 
 __all__ = ["QuantisedEncoder"]
 
-_FRAGMENTS = 16
-"""That fit where they wait for the packer."""
-_ROW_FRAGMENTS = 3
-"""Of a `fixed` row, at most."""
-
 
 class QuantisedEncoder(wiring.Component):
     """Encodes pages as `fixed` or `variable` (``docs/format.md``).
 
-    One beat a clock, successive pages without a gap; up to `PlaneCollector.gap` clocks where a `variable` page follows
-    a `fixed` one. Lines come in order, but line 0 of a `variable` page comes last; then the result. Every 64 lines are
-    a page. A codec that is not `VARIABLE` means `fixed`. Of a page that does not fit the lines are meaningless. Empty
-    on reset.
+    One beat a clock, successive pages without a gap, but for one clock after a `variable` page and up to
+    `PlaneCollector.codec_gap` clocks where the codec changes. Line 0 of a page comes last, the others in order; then
+    the result. Every 64 lines are a page. A codec that is not `VARIABLE` means `fixed`. Of a page that does not fit the
+    lines are meaningless. Empty on reset.
 
     ::
 
         lines -> Narrow -+-> values ---------------------------------> ScalingLanes -> PlaneCollector
                          +-> PeakFinder -+-> peaks ---> FactorSelector ----^               |
-                                         +-> RowScaler -> rates ---^              planes, items
+                                         +-> RowScaler -> rates ---^                   fragments
                                                                                            |
-        stored, result <- QuantisedPageWriter <- WordPacker <- FragmentSequencer <---------+
-                                   ^--------------- header -----------+
+        stored, result <- QuantisedPageWriter <- memory of WordPacker <--------------------+
 
     Parameters
     ----------
@@ -86,21 +79,22 @@ class QuantisedEncoder(wiring.Component):
         self._connect(m, scaler.o, rates.i)
 
         # From here nothing is held up: there is room at the end for all that is issued.
-        m.submodules.planes = planes = ShallowFifo(WORD_BITS * FRAGMENT_WORDS, _FRAGMENTS)
-        m.submodules.items = items = ShallowFifo(Item, _FRAGMENTS)
         m.submodules.collector = collector = PlaneCollector()
-        issue = self._issue(m, values, peaks, rates, planes)
-        self._quantise(m, issue, values, peaks, rates, collector)
-        self._connect(m, collector.planes, planes.i)
-        self._connect(m, collector.items, items.i)
-
-        m.submodules.sequencer = sequencer = FragmentSequencer()
         m.submodules.packer = packer = WordPacker()
         m.submodules.writer = writer = QuantisedPageWriter()
-        chain(m, planes, sequencer.planes)
-        chain(m, items, sequencer.items)
-        chain(m, sequencer, packer, writer.lines)
-        chain(m, sequencer.header, writer.header)
+        room = Signal()
+        m.d.sync += room.eq(~(packer.line - writer.begin)[LINE_ADDRESS_BITS - 1])
+        issue = self._issue(m, values, peaks, rates, room)
+        self._quantise(m, issue, values, peaks, rates, collector)
+        self._connect(m, collector.o, packer.i)
+        m.d.comb += [
+            packer.check.eq(collector.check),
+            writer.done.eq(packer.done),
+            packer.address.eq(writer.address),
+            packer.enable.eq(writer.enable),
+            writer.data.eq(packer.data),
+        ]
+        chain(m, packer.ends, writer.ends)
         chain(m, writer.stored, self.stored)
         chain(m, writer.result, self.result)
         return m
@@ -135,38 +129,24 @@ class QuantisedEncoder(wiring.Component):
         with m.If(transfer(values.i)):
             m.d.sync += place.eq(place + 1)
 
-    def _issue(self, m, values, peaks, rates, planes):
-        """Sends beats on, those that complete fragments if `planes` has room for these. Returns whether it does."""
-        parts = UNIT_VALUES // self._lanes
-        part = Signal(range(max(parts, 2)))
-        room = Signal(range(_FRAGMENTS + 1), init=_FRAGMENTS)
-        quiet = Signal(range(PlaneCollector.gap))
-        closes = Signal()
-        cost = Signal(range(_ROW_FRAGMENTS + 1))
-        allowed = Signal()
-        issue = Signal()
+    def _issue(self, m, values, peaks, rates, room):
+        """Sends beats on if there is `room` and `PlaneCollector` may get them. Returns whether it does."""
         rate = rates.o.payload
-        with m.If(rate.variable):
-            m.d.comb += [closes.eq(part == parts - 1), cost.eq(1), allowed.eq(((room != 0) | ~closes) & (quiet == 0))]
-        with m.Else():
-            m.d.comb += [
-                closes.eq(values.o.payload.last),
-                cost.eq(Mux(rate.slots > 3, _ROW_FRAGMENTS, _ROW_FRAGMENTS - 1)),
-                allowed.eq((room >= _ROW_FRAGMENTS) | ~closes),
-            ]
+        quiet = Signal(range(PlaneCollector.codec_gap))
+        before = Signal()
+        issue = Signal()
+        last = issue & rate.variable & rate.last & values.o.payload.last
         m.d.comb += [
-            issue.eq(rates.o.valid & allowed),
+            issue.eq(rates.o.valid & room & ((rate.variable == before) | (quiet == 0))
+                     & ~delay(m, last, PlaneCollector.header_gap)),
             values.o.ready.eq(issue),
             peaks.o.ready.eq(issue),
             rates.o.ready.eq(issue & values.o.payload.last),
         ]
-        m.d.sync += room.eq(room - Mux(issue & closes, cost, 0) + transfer(planes.o))
-        with m.If(issue & ~rate.variable):
-            m.d.sync += quiet.eq(PlaneCollector.gap - 1)
+        with m.If(issue):
+            m.d.sync += [quiet.eq(PlaneCollector.codec_gap - 1), before.eq(rate.variable)]
         with m.Elif(quiet != 0):
             m.d.sync += quiet.eq(quiet - 1)
-        with m.If(issue):
-            m.d.sync += part.eq(Mux(part == parts - 1, 0, part + 1))
         return issue
 
     def _quantise(self, m, issue, values, peaks, rates, collector):
@@ -181,21 +161,24 @@ class QuantisedEncoder(wiring.Component):
         for _ in range(clocks):
             rate_after.append(delay(m, rate_after[-1], 1))
 
-        bits, exceeds = [], []
+        late = rate_after[wait + ScalingLane.late]
+        sign_slot = Cat(rate.ternary & (rate.slots == SLOTS - n) for n in range(SLOTS))
+        shared = {
+            "dtype": rate_after[wait].dtype,
+            "base": rate_after[wait + 1].base,
+            "variable": rate_after[wait + ScalingLane.late - 2].variable,
+            "zero": rate_after[wait + ScalingLane.late - 1].zero,
+            "late_variable": late.variable,
+            "ternary": late.ternary,
+            "sign_slot": delay(m, Mux(rate.variable, 0, sign_slot), wait + ScalingLane.late),
+        }
+        bits, signs, exceeds = [], [], []
         for n in range(self._lanes):
             m.submodules[f"lane{n}"] = lane = ScalingLane()
-            m.d.comb += [
-                lane.value.eq(beat[n]),
-                lane.dtype.eq(rate_after[wait].dtype),
-                lane.base.eq(rate_after[wait + 1].base),
-                lane.factor.eq(selector.factors[n // GROUP_VALUES]),
-                lane.variable.eq(rate_after[wait + 5].variable),
-                lane.late_variable.eq(rate_after[wait + 6].variable),
-                lane.ternary.eq(rate_after[wait + 6].ternary),
-                lane.zero.eq(rate_after[wait + 6].zero),
-                lane.slots.eq(rate_after[wait + 6].slots),
-            ]
+            m.d.comb += [getattr(lane, name).eq(value) for name, value in shared.items()]
+            m.d.comb += [lane.value.eq(beat[n]), lane.factor.eq(selector.factors[n // GROUP_VALUES])]
             bits.append(lane.o)
+            signs.append(lane.sign)
             exceeds.append(lane.exceeds)
         codes = delay(m, selector.codes.as_value(), clocks - FactorSelector.code_latency)
 
@@ -207,6 +190,7 @@ class QuantisedEncoder(wiring.Component):
         m.d.comb += [
             collector.i.valid.eq(valid & (part == parts - 1)),
             unit.bits.eq(self._gather(m, valid, Cat(bits), parts)),
+            unit.signs.eq(self._gather(m, valid, Cat(signs), parts)),
             unit.exceeds.eq(self._gather(m, valid, Cat(exceeds).any(), parts).any()),
             unit.group_codes.eq(self._gather(m, valid, codes, parts)),
             unit.rate.eq(rate_after[clocks]),

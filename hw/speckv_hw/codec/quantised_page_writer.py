@@ -1,79 +1,92 @@
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_model.codec.variable import WIDTHS_AT
 from speckv_model.constants import PAGE_LINES
 
-from ..stream import transfer
-from ..types import EncodeResult, StoredLine
-from .quantised_payloads import HEADER_WORDS, WORD_BITS, PageWidths, page_line
+from ..types import LINE_BITS, EncodeResult, StoredLine
+from .pipeline import delay
+from .quantised_payloads import LINE_ADDRESS_BITS, LINE_WORDS, WORD_BITS, PageEnd
 
 __all__ = ["QuantisedPageWriter"]
 
 
 class QuantisedPageWriter(wiring.Component):
-    """Numbers the lines of `fixed` and `variable` pages and gives their results.
+    """Reads the lines of `fixed` and `variable` pages from where they are packed, and gives their results.
 
-    Latency 0 for lines, one a clock; one clock for the result of each page. Of a `variable` page the first line is
-    kept back and comes last, with the header, which takes a clock more. Empty on reset.
+    Line 0 of a page comes last, when all of it is known. One line a clock, 2 clocks after it can be read, and some
+    clocks more for each page; successive pages have successive addresses. Empty on reset.
 
     Members
     -------
-    lines : In(stream(page_line))
-        Fewer than 64 a page.
-    header : In(stream(PageWidths))
-        Of each `variable` page, before its last line or after it.
+    done, ends, address, enable, data
+        As in `WordPacker`, the other way.
+    begin : Out(8)
+        First line that is still needed.
     stored : Out(stream(StoredLine))
     result : Out(stream(EncodeResult))
     """
 
-    lines: In(stream.Signature(page_line()))
-    header: In(stream.Signature(PageWidths))
+    done: In(LINE_ADDRESS_BITS)
+    ends: In(stream.Signature(PageEnd))
+    address: Out(LINE_ADDRESS_BITS)
+    enable: Out(1)
+    data: In(LINE_BITS)
+    begin: Out(LINE_ADDRESS_BITS)
     stored: Out(stream.Signature(StoredLine))
     result: Out(stream.Signature(EncodeResult))
 
     def elaborate(self, platform):
         m = Module()
-        line = self.lines.payload
-        index = Signal(range(PAGE_LINES))
-        fits = Signal()
-        body = Signal(len(line.data) - WORD_BITS * HEADER_WORDS)
-        stored = self.stored.payload
-        keep = line.end.variable & (index == 0)
+        end = self.ends.payload
+        index = Signal(range(PAGE_LINES), init=1)
+        following = Signal(range(PAGE_LINES))
+        wanted = Signal()
+        read_valid, free = Signal(), Signal()
         m.d.comb += [
-            self.result.payload.lines.eq(index),
-            self.result.payload.fits.eq(fits),
-            stored.index.eq(index),
-            stored.data.eq(line.data),
+            free.eq(~self.stored.valid | self.stored.ready),
+            self.enable.eq(wanted & (~read_valid | free)),
+            self.address.eq(self.begin + index),
+            following.eq(index + 1),
+            self.result.payload.lines.eq(end.lines),
+            self.result.payload.fits.eq(end.fits),
         ]
         with m.FSM(name="page"):
-            with m.State("BODY"):
-                m.d.comb += [
-                    self.stored.valid.eq(self.lines.valid & ~keep),
-                    self.lines.ready.eq(self.stored.ready | keep),
-                ]
-                with m.If(keep):
-                    m.d.sync += body.eq(line.data[WORD_BITS * HEADER_WORDS:])
-                with m.If(transfer(self.lines)):
-                    m.d.sync += [index.eq(index + 1), fits.eq(~line.end.bad)]
-                    with m.If(line.last & line.end.variable):
-                        m.next = "HEADER"
-                    with m.Elif(line.last):
-                        m.next = "RESULT"
-            with m.State("HEADER"):
-                header = self.header.payload
-                m.d.comb += [
-                    stored.index.eq(0),
-                    stored.data.eq(Cat(header.setting, Const(0, 8 * WIDTHS_AT - 8), header.widths, body)),
-                    self.stored.valid.eq(self.header.valid),
-                    self.header.ready.eq(self.stored.ready),
-                ]
-                with m.If(transfer(self.header)):
+            with m.State("LINES"):
+                complete = self.ends.valid & (index == end.lines)
+                m.d.comb += wanted.eq(~complete & (self.done != self.begin) & (self.done != self.address))
+                with m.If(self.enable):
+                    m.d.sync += index.eq(following)
+                with m.If(complete):
+                    m.d.sync += index.eq(0)
+                    m.next = "FIRST"
+            with m.State("FIRST"):
+                m.d.comb += wanted.eq(1)
+                with m.If(self.enable):
                     m.next = "RESULT"
             with m.State("RESULT"):
-                m.d.comb += self.result.valid.eq(1)
-                with m.If(self.result.ready):
-                    m.d.sync += index.eq(0)
-                    m.next = "BODY"
+                m.d.comb += [
+                    self.result.valid.eq(~read_valid & ~self.stored.valid),
+                    self.ends.ready.eq(self.result.ready & self.result.valid),
+                ]
+                with m.If(self.ends.ready):
+                    m.d.sync += [self.begin.eq(self.begin + end.lines), index.eq(1)]
+                    m.next = "LINES"
+
+        # What follows the last words of a page is zero.
+        final = self.ends.valid & (following == end.lines) & end.words.any()
+        kept = Signal(LINE_WORDS)
+        with m.If(self.enable):
+            m.d.sync += kept.eq(Cat(~final | (end.words > word) for word in range(LINE_WORDS)))
+        index1 = delay(m, index, 1, enable=self.enable)
+        with m.If(~read_valid | free):
+            m.d.sync += read_valid.eq(self.enable)
+        with m.If(free):
+            m.d.sync += [self.stored.valid.eq(read_valid), self.stored.payload.index.eq(index1)]
+        for number in range(LINE_WORDS):
+            # Cleared by its reset input, which the domain's reset would occupy.
+            word = Signal(WORD_BITS, name=f"word{number}", reset_less=True)
+            with m.If(free):
+                m.d.sync += word.eq(Mux(kept[number], self.data.word_select(number, WORD_BITS), 0))
+            m.d.comb += self.stored.payload.data.word_select(number, WORD_BITS).eq(word)
         return m

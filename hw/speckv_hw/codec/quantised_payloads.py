@@ -4,13 +4,14 @@ from amaranth.lib import data
 
 from speckv_model.codec.fixed import GROUP_VALUES
 from speckv_model.codec.variable import BODY_AT, MOST_BITS, UNIT_VALUES, WIDTHS_AT
+from speckv_model.constants import PAGE_LINES
 
 from ..types import Dtype
 from .float16 import EXPONENT_BITS
 
-__all__ = ["FACTOR_BITS", "LANE_BITS", "WORD_BITS", "FRAGMENT_WORDS", "LINE_WORDS", "HEADER_WORDS", "WIDTHS_BITS",
-           "RowPeak", "RowRate", "CellBits", "Unit", "Item", "PageWidths", "PageEnd", "value_beat", "peak_beat",
-           "word_fragment", "page_line"]
+__all__ = ["FACTOR_BITS", "LANE_BITS", "WORD_BITS", "FRAGMENT_WORDS", "LINE_WORDS", "HEADER_WORDS", "WIDTHS_WORDS",
+           "SLOTS", "DIGIT_AT", "LINE_ADDRESS_BITS", "RowPeak", "RowRate", "Unit", "Fragment", "PageEnd", "value_beat",
+           "peak_beat"]
 
 FACTOR_BITS = 18
 """Of what mantissas are multiplied by."""
@@ -22,7 +23,13 @@ FRAGMENT_WORDS = MOST_BITS
 LINE_WORDS = 16
 HEADER_WORDS = BODY_AT * 8 // WORD_BITS
 """Words before the body of a `variable` page."""
-WIDTHS_BITS = 8 * (BODY_AT - WIDTHS_AT)
+WIDTHS_WORDS = (BODY_AT - WIDTHS_AT) * 8 // WORD_BITS
+SLOTS = 6
+"""Bit planes of the values of a `fixed` row, at most."""
+DIGIT_AT = SLOTS
+"""Bit of a quantised value where the base-3 digit begins."""
+LINE_ADDRESS_BITS = 8
+"""Of lines that wait to be sent: the largest pages several times."""
 
 
 class RowPeak(data.Struct):
@@ -54,22 +61,14 @@ class RowRate(data.Struct):
     zero: 1
     """A row of zeros of a `fixed` page."""
     slots: 3
-    """Bit planes of a `fixed` row, but for that of the signs in a row without base-3 digits: 2 to 6."""
-
-
-class CellBits(data.Struct):
-    """A quantised value of a `fixed` row."""
-    slots: 6
-    """Its bits in the bit planes, the first of which is that of the sign if there are base-3 digits."""
-    sign: 1
-    digit: 2
-    unused: LANE_BITS - 9
+    """Bit planes of a `fixed` row, but for that of the signs in a row without base-3 digits: 2 to 6. They are the top
+    ones of the six that values have."""
 
 
 class Unit(data.Struct):
     """32 quantised values."""
     bits: data.ArrayLayout(LANE_BITS, UNIT_VALUES)
-    """Two's complement or `CellBits`."""
+    signs: UNIT_VALUES
     exceeds: 1
     """A value of a `variable` page needs more than 12 bits."""
     group_codes: data.ArrayLayout(2, UNIT_VALUES // GROUP_VALUES)
@@ -78,32 +77,32 @@ class Unit(data.Struct):
     """Of the row."""
 
 
-class Item(data.Struct):
-    """What the planes that wait belong to: a unit of a `variable` page or a row of a `fixed` one."""
+class Fragment(data.Struct):
+    """Words of a page, of which `count` count, and where they belong."""
+    data: WORD_BITS * FRAGMENT_WORDS
+    count: range(FRAGMENT_WORDS + 1)
+    at: range(32)
+    """Words from the place where the next ones of the page belong to the first that counts."""
+    turn: range(LINE_WORDS)
+    """The same to the fragment's first word, modulo a line's words."""
+    length: range(64)
+    """Words by which that place moves on afterwards."""
     variable: 1
-    size: 4
-    """The unit's planes, or `RowRate.slots`."""
-    ternary: 1
-    check: 8
-    """Check byte of the row."""
-    setting: 8
-    """Of a `variable` page."""
+    last: 1
+    """Only the header may come after it."""
     bad: 1
     """The page does not fit."""
-    last: 1
-    """Of the page."""
-
-
-class PageWidths(data.Struct):
-    """Header of a `variable` page."""
+    header: 1
+    """The widths of the `variable` page that ended last; with the setting before them."""
     setting: 8
-    widths: WIDTHS_BITS
 
 
 class PageEnd(data.Struct):
-    """Known of a page when its last fragment comes."""
-    variable: 1
-    bad: 1
+    """What is known of a page when all of it is packed."""
+    lines: range(PAGE_LINES)
+    words: range(LINE_WORDS)
+    """That count in its last line; 0 means all."""
+    fits: 1
 
 
 def value_beat(lanes):
@@ -114,17 +113,3 @@ def value_beat(lanes):
 def peak_beat(lanes):
     """The largest magnitudes of the groups of eight in a beat."""
     return data.ArrayLayout(15, lanes // GROUP_VALUES)
-
-
-def word_fragment():
-    """The first `count` of up to 12 words; the first fragment of a page goes to word `HEADER_WORDS` if it is
-    `variable`; `bad` counts where `last` is set."""
-    return data.StructLayout({"data": WORD_BITS * FRAGMENT_WORDS, "count": range(FRAGMENT_WORDS + 1),
-                              "last": 1, "end": PageEnd})
-
-
-def page_line():
-    """A line of an encoded page."""
-    return data.StructLayout({"data": WORD_BITS * LINE_WORDS, "last": 1, "end": PageEnd})
-
-

@@ -4,23 +4,22 @@ import functools
 import operator
 
 import numpy as np
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_model.check import crc8
-from speckv_model.codec.fixed import DIGITS_BIT, PLANE_BYTES, PLANES_AT
+from speckv_model.codec.fixed import DIGITS_BIT, GROUP_DIGIT_BITS, GROUPS, PLANE_BYTES, PLANES_AT
+from speckv_model.codec.variable import UNIT_VALUES
+from speckv_model.constants import ROW_VALUES
 
 from .pipeline import delay
-from .quantised_payloads import WORD_BITS
+from .quantised_payloads import SLOTS, WORD_BITS
 
-__all__ = ["RowChecker", "HEAD_BITS", "SLOTS"]
+__all__ = ["RowChecker", "UNITS", "UNIT_DIGIT_BITS"]
 
-SLOTS = 6
-HEAD_BITS = 8 * PLANES_AT[True]
-_SHORT_HEAD_BITS = DIGITS_BIT
-"""What a row without base-3 digits has of a head."""
-_WORD_BYTES = WORD_BITS // 8
+UNITS = ROW_VALUES // UNIT_VALUES
+UNIT_DIGIT_BITS = GROUP_DIGIT_BITS * GROUPS // UNITS
 _ORDER = 255
 """The polynomial is primitive: moving a message by so many bits changes nothing."""
 
@@ -61,71 +60,89 @@ def _move(crc, places):
 class RowChecker(wiring.Component):
     """CRC-8 of a `fixed` row (``docs/format.md``), a unit of 32 values a clock.
 
-    The CRC is linear, so bit planes count as soon as their words come, with the places that they would have in a row
-    of all planes, and what is missing behind them is taken back at the end. `latency` clocks after `head`; no
-    back-pressure. Nothing here needs a reset.
+    The CRC is linear, so everything counts as soon as it comes, by its distance from the end of the row or from that
+    of what is before the bit planes; how far these are apart counts at the end. No back-pressure. Nothing here needs a
+    reset.
 
     Members
     -------
     valid, last : In
         A unit comes; it is the row's last one.
     signs : In(32)
-        Of a row without base-3 digits, the signs; zero otherwise.
     slots : In
-        The unit's words of the other bit planes.
+        The unit's words of the bit planes.
     count : In
-        Of them in this row.
-    head : In(256)
-        What comes before the bit planes, with the scale at byte 1; 3 clocks after the last unit, as `ternary` and
-        `tail`, which is `count`.
+        How many of them, the top ones, are in this row.
+    digits : In(104)
+        Base-3 digits of the last two units, 3 clocks after them.
+    start : In(40)
+        Scale and codes of the groups, 3 clocks after the last unit.
+    ternary, slots_after : In
+        4 clocks after the last unit, and the `count` of then.
     check : Out(8)
+        5 clocks after the last unit, for one clock; zero otherwise.
     """
 
-    latency = 2
-    head_delay = 3
+    latency = 5
 
     valid: In(1)
     last: In(1)
     signs: In(WORD_BITS)
     slots: In(data.ArrayLayout(WORD_BITS, SLOTS))
     count: In(3)
-    head: In(HEAD_BITS)
+    digits: In(2 * UNIT_DIGIT_BITS)
+    start: In(8 + 2 * GROUPS)
     ternary: In(1)
-    tail: In(3)
+    slots_after: In(3)
     check: Out(8)
 
     def elaborate(self, platform):
         m = Module()
+        word_places = list(reversed(range(WORD_BITS // 8)))
 
         # 1: the unit's words
-        words = [self.signs, *(self.slots[n] for n in range(SLOTS))]
-        parts = [Signal(8, name=f"part{n}") for n in range(len(words))]
-        for n, (word, part) in enumerate(zip(words, parts)):
-            after = PLANE_BYTES * (SLOTS - n)
-            crc = _crc(word, [after + place for place in reversed(range(_WORD_BYTES))])
-            m.d.sync += part.eq(crc if n <= 2 else Mux(self.count >= n, crc, 0))
-        valid1 = delay(m, self.valid, 1)
-        last1 = delay(m, self.last & self.valid, 1)
+        parts = []
+        for n in range(SLOTS):
+            crc = _crc(self.slots[n], [PLANE_BYTES * (SLOTS - 1 - n) + place for place in word_places])
+            part = Signal(8, name=f"part{n}")
+            m.d.sync += part.eq(Mux(self.count >= SLOTS - n, crc, 0))
+            parts.append(part)
+        sign_part = delay(m, _crc(self.signs, word_places), 1)
+        valid = [self.valid, *(delay(m, self.valid, clocks) for clocks in range(1, 4))]
 
         # 2: with those before
-        planes = Signal(8)
-        first = Signal(init=1)
-        before = Mux(first, 0, _move(planes, 8 * _WORD_BYTES))
-        with m.If(valid1):
-            m.d.sync += [planes.eq(functools.reduce(operator.xor, parts, before)), first.eq(last1)]
+        planes, signs = Signal(8), Signal(8)
+        first, last1 = Signal(init=1), delay(m, self.last, 1)
+        with m.If(valid[1]):
+            m.d.sync += [
+                planes.eq(_together(*parts, Mux(first, 0, _move(planes, WORD_BITS)))),
+                signs.eq(sign_part ^ Mux(first, 0, _move(signs, WORD_BITS))),
+                first.eq(last1),
+            ]
 
-        # 3: the head
-        after = PLANE_BYTES * SLOTS
-        long_places = [after + place for place in reversed(range(HEAD_BITS // 8))]
-        short_places = [after + PLANE_BYTES + PLANES_AT[False] - 1 - byte for byte in range(_SHORT_HEAD_BITS // 8)]
-        short = self.head[:_SHORT_HEAD_BITS]
-        start = Mux(self.ternary, _crc(short, long_places[:_SHORT_HEAD_BITS // 8]), _crc(short, short_places))
-        digits = _crc(self.head[_SHORT_HEAD_BITS:], long_places[_SHORT_HEAD_BITS // 8:])
-        head = Signal(8)
-        m.d.sync += head.eq(start ^ Mux(self.ternary, digits, 0))
+        # 4: digits, two units at once; what is before them
+        before = PLANES_AT[True] - 1
+        digit_bits = range(DIGITS_BIT, DIGITS_BIT + UNITS * UNIT_DIGIT_BITS)
+        pair = _crc(self.digits, [before - bit // 8 for bit in digit_bits[-2 * UNIT_DIGIT_BITS::8]])
+        digits = Signal(8)
+        second, done = Signal(2), delay(m, self.last, 3)
+        with m.If(valid[3]):
+            m.d.sync += second.eq(Mux(done, 0, second + 1))
+            with m.If(second[0]):
+                m.d.sync += digits.eq(pair ^ Mux(second[1], _move(digits, 2 * UNIT_DIGIT_BITS), 0))
+        # The check byte does not count, so the byte before it is as far from the end as that one is.
+        start = delay(m, _crc(self.start, [before - 1 - byte for byte in range(len(self.start) // 8)]), 1)
 
-        # 4: what the missing planes would have moved
-        total = head ^ delay(m, planes, self.head_delay - 1)
-        moved = [_move(total, -8 * PLANE_BYTES * (SLOTS - count)) for count in range(2, SLOTS + 1)]
-        m.d.sync += self.check.eq(Array(moved)[delay(m, self.tail, 1) - 2])
+        # 5: all
+        heads = [Signal(8, name=f"head{n}") for n in range(4)]
+        m.d.comb += heads[0].eq(Mux(
+            self.ternary, start ^ digits,
+            _move(start, 8 * (PLANES_AT[False] + PLANE_BYTES - PLANES_AT[True])) ^ delay(m, signs, 2)))
+        for bit, (near, far) in enumerate(zip(heads, heads[1:])):
+            m.d.comb += far.eq(Mux(self.slots_after[bit], _move(near, 8 * PLANE_BYTES << bit), near))
+        m.d.sync += self.check.eq(Mux(delay(m, self.valid & self.last, 4), heads[-1] ^ delay(m, planes, 2), 0))
         return m
+
+
+def _together(*crcs):
+    return functools.reduce(operator.xor, crcs)

@@ -82,7 +82,7 @@ class RowScaler(wiring.Component):
                 rate.held.eq(none | (above < _EXPONENTS)),
                 rate.code.eq(Mux(none, 0, Cat(fine, above[:5]) + 1)),
                 rate.fine.eq(fine),
-                rate.base.eq(field + (7 - pairs)),
+                rate.base.eq(field + 3),
             ]
         with m.If(valid):
             m.d.sync += row.eq(row + 1)
