@@ -52,7 +52,7 @@ def test_lane_finds_cells(setting, dtype):
         want = fixed.cells_of(values, np.array(fine), np.array(field - bias(dtype)), np.full(16, code), rate, dtype)
         reach = (9 + fine) / 8 * 2.0 ** (field - bias(dtype)) * (5 / 6 if rate.ternary else 3 / 4) ** code
         weight = np.where(values >> bits, (values & (1 << bits) - 1) + (1 << bits), values & (1 << bits) - 1)
-        held = weight * 2.0 ** (np.maximum(values >> bits, 1) - bias(dtype) - bits) < reach
+        held = weight * 2.0 ** (np.maximum(values >> bits, 1).astype(int) - bias(dtype) - bits) < reach
         signs = rng.integers(0, 2, ROW_VALUES)
         got, sign, _ = through_lane(values | signs << 15, dtype=dtype, base=field + 3, ternary=rate.ternary,
                                     factor=factors(False, rate.ternary, fine)[code])
@@ -71,7 +71,9 @@ def test_lane_finds_multiples(dtype):
         # And such whose quotients are near ties
         exact = (rng.integers(1, 4096, ROW_VALUES) / 2 * variable.step(setting)).astype(np.float32)
         shifted = exact.view(np.uint32) >> 16
-        ties = (exact.astype(np.float16).view(np.uint16) if dtype == Dtype.FP16 else shifted).astype(np.uint16)
+        with np.errstate(over="ignore"):
+            halves = exact.astype(np.float16).view(np.uint16)
+        ties = (halves if dtype == Dtype.FP16 else shifted).astype(np.uint16)
         values = np.where(rng.random(ROW_VALUES) < 0.7, ties, values)
         values = values[(values & 0x7FFF) >> mantissa_bits(dtype) < (31 if dtype == Dtype.FP16 else 255)]
         want = variable.quantise(values, setting, dtype)
