@@ -1,11 +1,10 @@
-"""Packing fragments of words into lines and cutting lines into fragments, with idle and back-pressure."""
+"""Cutting lines into fragments of words, with idle and back-pressure."""
 
 import random
 
 import pytest
 from streams import SEED, receive, send, simulate
 
-from speckv_hw.codec.word_packer import WordPacker
 from speckv_hw.codec.word_unpacker import LINE_WORDS, WORD_BITS, WordUnpacker
 
 IDLE = [0.0, 0.4]
@@ -29,37 +28,6 @@ def random_counts(rng):
 
 def random_words(rng, count):
     return [rng.getrandbits(WORD_BITS) for _ in range(count)]
-
-
-@pytest.mark.parametrize("idle", IDLE)
-def test_word_packer(idle):
-    rng = random.Random(SEED)
-    sent, want = [], []
-    for _ in range(PAGES):
-        counts = random_counts(rng)
-        skip = rng.choice([0, 9, rng.randrange(LINE_WORDS)])
-        words = [0] * skip
-        for n, count in enumerate(counts):
-            words += random_words(rng, count)
-            garbage = random_words(rng, LINE_WORDS - count)
-            sent.append(dict(data=value_of(words[len(words) - count:] + garbage), count=count, first=n == 0,
-                             skip=skip if n == 0 else rng.randrange(LINE_WORDS), last=n == len(counts) - 1))
-        lines = lines_of(words)
-        # A last fragment without words does not mark the line before it if that is full.
-        marked = len(words) % LINE_WORDS != 0 or counts[-1] != 0
-        want += [(line, marked and n == len(lines) - 1) for n, line in enumerate(lines)]
-    dut = WordPacker()
-
-    async def drive(ctx):
-        await send(ctx, dut.i, sent, idle=idle)
-
-    async def collect(ctx):
-        got = await receive(ctx, dut.o, len(want), stall=idle)
-        assert [(one.data, one.last) for one in got] == want
-        await ctx.tick().repeat(10)
-        assert not ctx.get(dut.o.valid)
-
-    simulate(dut, drive, collect, watched=[dut.o])
 
 
 def page_requests(rng, skip, counts, body):
@@ -129,38 +97,10 @@ def clocks_until_valid(dut, *drivers):
     return found[0]
 
 
-def test_latencies():
-    packer, unpacker = WordPacker(), WordUnpacker(1)
-
-    async def pack(ctx):
-        await send(ctx, packer.i, [dict(data=1, count=LINE_WORDS, first=1)])
+def test_latency():
+    unpacker = WordUnpacker(1)
 
     async def ask(ctx):
         await send(ctx, unpacker.requests, [dict(count=1, first=1, last=1)])
 
-    assert clocks_until_valid(packer, pack) == WordPacker.latency == 3
     assert clocks_until_valid(unpacker, ask) == WordUnpacker.latency == 3
-
-
-def test_packer_takes_a_fragment_a_clock():
-    count, size = 64, 11
-    dut = WordPacker()
-    clocks = []
-
-    async def drive(ctx):
-        for n in range(count):
-            ctx.set(dut.i.payload, dict(data=n, count=size, first=n == 0, last=n == count - 1))
-            ctx.set(dut.i.valid, 1)
-            await ctx.tick().until(dut.i.ready)
-        ctx.set(dut.i.valid, 0)
-
-    async def watch(ctx):
-        ctx.set(dut.o.ready, 1)
-        async for _, _, valid, payload in ctx.tick().sample(dut.o.valid, dut.o.payload):
-            clocks.append(valid)
-            if valid and payload.last:
-                return
-
-    simulate(dut, drive, watch, clocks=200)
-    assert len(clocks) <= count + WordPacker.latency + 2
-    assert sum(clocks) == count * size // LINE_WORDS
