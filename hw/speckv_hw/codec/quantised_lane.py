@@ -3,7 +3,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_model.codec.fixed import PLACE_BITS, SETTINGS, Rate
-from speckv_model.codec.float16 import max_finite, mantissa_bits
+from speckv_model.codec.float16 import mantissa_bits, max_finite
 from speckv_model.codec.variable import MOST_BITS
 from speckv_model.constants import Dtype as ModelDtype
 
@@ -142,9 +142,9 @@ class QuantisedLane(wiring.Component):
                     & ((self.digit == shared.bound_digit) | ~shared.ternary))
         place = Cat(shared.bound_extra & at_bound.replicate(PLACE_BITS - 1), shared.fixed, cell)
         # To negate, all bits above the lowest one that is set are inverted.
-        inverted = Const(0, 1)
+        inverted = Signal(FACTOR_WIDTH)
         for n in range(1, FACTOR_WIDTH):
-            inverted = Cat(inverted, inverted[-1] | (negative & value[n - 1]))
+            m.d.comb += inverted[n].eq(inverted[n - 1] | (negative & value[n - 1]))
         m.d.sync += [factor.eq((value ^ inverted) | place), sign.eq(negative | (self.sign & ~shared.zero))]
         return factor, sign
 

@@ -4,7 +4,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..stream import transfer
 from ..types import LINE_BITS
-from .mux4 import mux4
+from .choose import choose
 from .payloads import chunk
 
 __all__ = ["WordUnpacker"]
@@ -33,7 +33,7 @@ class WordUnpacker(wiring.Component):
     i : In(stream(chunk(512)))
         The `last` line ends the page.
     requests : In(stream)
-        `count` (words, from 0), `place` (word of the output where they begin), `tag`, `first` and `last` of the page; of
+        `count` (words, from 0), `place` (output word where they begin), `tag`, `first` and `last` of the page; of
         a first one `skip` and `body`: whether the page has any lines; `empty`: no fragment is wanted, only the first
         line.
     o : Out(stream)
@@ -121,8 +121,8 @@ class WordUnpacker(wiring.Component):
                 data1.eq(Cat(Mux(has_some & (offset <= word), held.word_select(word, WORD_BITS),
                                  Mux(used_up, 0, self.i.payload.data.word_select(word, WORD_BITS)))
                              for word in range(LINE_WORDS))),
-                data2.eq(mux4(rotate1[2:], [data1.rotate_right(4 * WORD_BITS * n) for n in range(4)])),
-                data3.eq(mux4(rotate2, [data2.rotate_right(WORD_BITS * n) for n in range(4)])),
+                data2.eq(choose(rotate1[2:], [data1.rotate_right(4 * WORD_BITS * n) for n in range(4)])),
+                data3.eq(choose(rotate2, [data2.rotate_right(WORD_BITS * n) for n in range(4)])),
             ]
             for word in range(self._words):
                 with m.If(place2 > word):
