@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Mux, Value
 
 from speckv_model.codec import fixed
 
-__all__ = ["ROW_BITS", "row_syndrome", "check_syndrome", "syndrome_check"]
+__all__ = ["ROW_BITS", "row_syndrome", "syndrome_check"]
 
 ROW_BITS = 8 * fixed.UNIT_BYTES * fixed.SETTINGS[-1]
 """Of the longest row."""
@@ -29,27 +29,18 @@ def row_syndrome(row):
     return Cat((row & mask).xor() for mask in _masks())
 
 
-def check_syndrome(check, setting):
-    """What `row_syndrome` is of a row of `setting` units that has the right `check`.
+def syndrome_check(syndrome, setting):
+    """The check of a row of `setting` units whose `row_syndrome` is `syndrome`.
 
     The check is linear, so the zeros that are missing from the row change it by a matrix.
     """
-    return _by_setting(check, setting, lambda missing: missing)
-
-
-def syndrome_check(syndrome, setting):
-    """The check of a row of `setting` units whose `row_syndrome` is `syndrome`."""
-    # Zeros that follow go round in circles: so many more undo them.
-    return _by_setting(syndrome, setting, lambda missing: -missing % _PERIOD)
-
-
-def _by_setting(value, setting, zeros):
-    """`value` with as many bytes of zeros behind it as `zeros` makes of the bytes by which a row is not the longest."""
     result = 0
     for units in fixed.SETTINGS:
-        count = zeros(fixed.UNIT_BYTES * (fixed.SETTINGS[-1] - units))
+        # Zeros that follow go round in circles: so many more undo them.
+        count = -fixed.UNIT_BYTES * (fixed.SETTINGS[-1] - units) % _PERIOD
         images = [_append_zeros(1 << bit, count) for bit in range(8)]
-        bits = Cat((value & sum((image >> bit & 1) << n for n, image in enumerate(images))).xor() for bit in range(8))
+        bits = Cat((syndrome & sum((image >> bit & 1) << n for n, image in enumerate(images))).xor()
+                   for bit in range(8))
         result = Mux(setting == units, bits, result)
     return result
 
