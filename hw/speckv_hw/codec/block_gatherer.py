@@ -37,7 +37,7 @@ class Block(data.Struct):
 class BlockGatherer(wiring.Component):
     """Puts the pieces of rows together and shows each block as long as its beats take.
 
-    A piece a clock, a beat a clock where pieces do not lack; latency 2 clocks from the last piece. Empty on reset.
+    A piece a clock, a beat a clock where pieces do not lack; `latency` clocks from the last piece. Empty on reset.
 
     Parameters
     ----------
@@ -56,6 +56,8 @@ class BlockGatherer(wiring.Component):
     next : In
         The beat is done.
     """
+
+    latency = 2
 
     def __init__(self, lanes):
         self._lanes = lanes
