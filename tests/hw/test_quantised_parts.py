@@ -10,7 +10,7 @@ from streams import simulate
 from speckv_hw.codec.digit_encoder import DigitEncoder
 from speckv_hw.codec.factor_selector import factors
 from speckv_hw.codec.quantised_payloads import DIGIT_AT, SLOTS
-from speckv_hw.codec.row_checker import UNIT_DIGIT_BITS, UNITS, RowChecker
+from speckv_hw.codec.row_check_maker import UNIT_DIGIT_BITS, UNITS, RowCheckMaker
 from speckv_hw.codec.scaling_lane import ScalingLane
 from speckv_model.codec import fixed, variable
 from speckv_model.codec.fixed import FRACTIONS, SETTINGS, Rate
@@ -115,7 +115,7 @@ def test_digits():
 def test_check(gap):
     """Random rows one after the other, with as many clocks between units."""
     rng = np.random.default_rng(SEED)
-    dut = RowChecker()
+    dut = RowCheckMaker()
     rows = []
     for setting in [*SETTINGS, *SETTINGS]:
         rate = Rate(setting)

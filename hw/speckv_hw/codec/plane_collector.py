@@ -9,7 +9,7 @@ from speckv_model.constants import ROW_VALUES
 from .digit_encoder import DigitEncoder
 from .pipeline import delay
 from .quantised_payloads import DIGIT_AT, FRAGMENT_WORDS, LINE_WORDS, SLOTS, WIDTHS_WORDS, WORD_BITS, Fragment, Unit
-from .row_checker import UNIT_DIGIT_BITS, UNITS, RowChecker
+from .row_check_maker import UNIT_DIGIT_BITS, UNITS, RowCheckMaker
 
 __all__ = ["PlaneCollector"]
 
@@ -158,7 +158,7 @@ class PlaneCollector(wiring.Component):
 
         scale = delay(m, unit.rate.code, clocks + 1)
         ternary, slots = (delay(m, value, clocks + 1) for value in (unit.rate.ternary, unit.rate.slots))
-        m.submodules.check = check = RowChecker()
+        m.submodules.check = check = RowCheckMaker()
         m.d.comb += [
             check.valid.eq(fixed),
             check.last.eq(unit.last),
