@@ -62,6 +62,13 @@ class CodecFormat:
     def lossless(self):
         return self.streams[0] in ("raw", "lossless")
 
+    @property
+    def codecs(self):
+        """Names of the codecs that streams have: set of str."""
+        if isinstance(self.streams[0], str):
+            return {self.streams[0]}
+        return {codec for layer in self.streams for head in layer for codec, _ in head}
+
     def of_stream(self, layer, stream):
         """(codec name, setting) of a stream of a layer."""
         if isinstance(self.streams[0], str):

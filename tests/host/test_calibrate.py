@@ -59,7 +59,7 @@ def test_too_small_a_budget_is_refused():
 def test_fixed_settings_are_sectors_and_errors_shrink():
     rng = np.random.default_rng(1)
     choices = measure(noise(rng, [1.0]), noise(rng, [1.0]), "fixed", np.dtype(bfloat16))
-    assert choices.sectors.tolist() == [list(choices.settings)] * 4
+    assert choices.sectors.tolist() == [[setting for _, setting in choices.settings]] * 4
     assert (np.diff(choices.square, axis=1) < 0).all()
 
 
@@ -81,6 +81,24 @@ def test_equal_weights_give_variable_the_same_step():
     settings = np.array(calibration.streams)[..., 1].astype(int)
     assert np.ptp(settings) <= 8, "within a factor of two"
     assert 3.0 <= calibration.ratio < 3.1
+
+
+def test_each_stream_gets_the_codec_that_suits_it():
+    """Rows of one loudness suit `variable`, which has one step for all; rows of many loudnesses suit `fixed`."""
+    rng = np.random.default_rng(1)
+    even = noise(rng, [1.0, 1.0], tokens=128)
+    uneven = [each * np.exp2(rng.integers(-6, 6, (128, 1, 1))) for each in noise(rng, [1.0, 1.0], tokens=128)]
+    both = measure(even, uneven, "mixed", np.dtype(np.float16), weights=np.tile([1.0, 1e-4], 4))
+    alone = [measure(even, uneven, codec, np.dtype(np.float16), both.weights[:, 0]) for codec in ("fixed", "variable")]
+    assert both.settings == alone[0].settings + alone[1].settings
+    chosen = choose(both, 3.4, np.float16, {"source": "test"})
+    assert chosen.format().codecs == {"fixed", "variable"} and chosen.format().name == "mixed"
+
+    def lost(choices):
+        chosen = allocate(choices.sectors, choices.loss, budget(3.4))
+        return choices.loss[np.arange(8), chosen].sum()
+
+    assert lost(both) < min(map(lost, alone))
 
 
 def test_the_pool_loss_counts_where_it_is_asked_for():

@@ -40,7 +40,7 @@ WINDOW = 1024
 CODEC_FORMATS = (("raw", 0), ("lossless", 0), ("speckv", 0), ("fixed", 8), ("fixed", 9), ("fixed", 10), ("fixed", 12),
                  ("fixed", 16), ("variable", 120), ("variable", 128))
 CALIBRATED = (("fixed", 4.0, False), ("fixed", 4.0, True), ("fixed", 3.6, False), ("fixed", 3.2, False),
-              ("variable", 4.0, False), ("variable", 3.6, False))
+              ("variable", 4.0, False), ("variable", 3.6, False), ("mixed", 4.0, False), ("mixed", 3.6, False))
 """(codec, wanted ratio, whether the pool's loss counts in it)."""
 ALSO_FLOAT16 = {("raw", "0"), ("lossless", "0"), ("speckv", "0"), ("zstd", "level 19"), ("LZ4", "level 9"),
                 ("fixed", "8"), ("fixed", "calibrated 4.0, pool")}
@@ -216,7 +216,7 @@ def rtl_clocks(config, form, dtype):
 
     from ..traffic import kv_lines
 
-    if not (isinstance(form, CodecFormat) and config.has_codec(Codec[form.name.upper()])):
+    if not (isinstance(form, CodecFormat) and all(config.has_codec(Codec[name.upper()]) for name in form.codecs)):
         return None, None
     dtype = DTYPES[as_dtype(dtype)]
     pages = kv_lines(dtype).reshape(-1, PAGE_BYTES)
@@ -276,8 +276,11 @@ def calibrations(config, jobs, advance=lambda: None, folder=None, wanted=CALIBRA
         digest = _digest(repr(pool and config.pool_sectors), json.dumps(provenance), *code)
         path = folder / f"{codec}-{ratio}-{digest}.json"
         if not path.exists():
+            for each in choices_of.SETTINGS if codec == choices_of.MIXED else (codec,):
+                if each not in choices:
+                    choices[each] = calibrate.with_model(windows, each, bfloat16, jobs=jobs)
             if codec not in choices:
-                choices[codec] = calibrate.with_model(windows, codec, bfloat16, jobs=jobs)
+                choices[codec] = choices_of.sum_of(choices[each] for each in choices_of.SETTINGS)
             calibrate.choose(choices[codec], ratio, bfloat16, provenance, config if pool else None).save(path)
         made.append(calibrate.Calibration.load(path).format(f"calibrated {ratio}{', pool' if pool else ''}"))
         advance()

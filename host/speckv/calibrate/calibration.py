@@ -1,5 +1,6 @@
 """What a calibration is, and its file."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -58,9 +59,10 @@ class Calibration:
         return calibration
 
     def format(self, setting=None):
-        """It as a `CodecFormat`, under the name of its codec and `setting` (str)."""
-        return CodecFormat(self.streams[0][0][0][0], setting or f"calibrated {self.provenance.get('wanted_ratio')}",
-                           self.streams)
+        """It as a `CodecFormat`, under the name of its codec, or ``mixed``, and `setting` (str)."""
+        form = CodecFormat("mixed", setting or f"calibrated {self.provenance.get('wanted_ratio')}", self.streams)
+        codecs = form.codecs
+        return form if len(codecs) > 1 else dataclasses.replace(form, name=codecs.pop())
 
 
 def model_provenance(folder, windows):

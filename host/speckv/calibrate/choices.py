@@ -1,5 +1,7 @@
 """What settings do to streams: sectors, squared errors, and how much of an error each stream bears."""
 
+import functools
+import operator
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,6 +18,8 @@ from ..lm import TINYLM, ArrayStore, CodedStore, Llama
 
 SETTINGS = {"fixed": tuple(CODECS[Codec.FIXED].SETTINGS), "variable": tuple(range(116, 161, 2))}
 """Settings that are looked at."""
+MIXED = "mixed"
+"""Each stream has the codec of `SETTINGS` that suits it."""
 REFERENCE_SECTORS = 8
 """The factor of a stream is measured at its finest setting that takes no more sectors a page."""
 QUARTERS = 4
@@ -24,21 +28,20 @@ QUARTERS = 4
 
 @dataclass(frozen=True)
 class Choices:
-    """What settings of one codec do to streams, in the order (layer, head, kind).
+    """What settings do to streams, in the order (layer, head, kind).
 
     Parameters
     ----------
-    codec : str
-    settings : tuple of int
+    settings : tuple of (str, int)
+        Codecs and their settings.
     shape : tuple of int
         (layers, kv_heads, 2).
     sectors, square : float (streams, settings)
         Mean sectors of a page, mean squared error of a value.
-    weights : float (streams)
+    weights : float (streams) or (streams, settings)
         Loss for each unit of `square`; only their ratios matter.
     """
 
-    codec: str
     settings: tuple
     shape: tuple
     sectors: np.ndarray
@@ -47,12 +50,20 @@ class Choices:
 
     @property
     def loss(self):
-        return self.weights[:, None] * self.square
+        return np.reshape(self.weights, (len(self.square), -1)) * self.square
 
     def streams(self, chosen):
         """Nested tuples as of `Calibration`, of indices of settings (streams)."""
-        flat = np.array([self.settings[index] for index in chosen]).reshape(self.shape)
-        return tuple(tuple(tuple((self.codec, int(setting)) for setting in head) for head in layer) for layer in flat)
+        indices = np.reshape(chosen, self.shape)
+        return tuple(tuple(tuple(self.settings[index] for index in head) for head in layer) for layer in indices)
+
+    def __add__(self, other):
+        """The choice among the settings of both, of the same streams."""
+        weights = [np.broadcast_to(np.reshape(each.weights, (len(each.square), -1)), each.square.shape)
+                   for each in (self, other)]
+        return Choices(self.settings + other.settings, self.shape,
+                       *(np.concatenate(both, axis=1) for both in ((self.sectors, other.sectors),
+                                                                   (self.square, other.square), weights)))
 
 
 def measure(keys, values, codec, dtype, weights=None):
@@ -63,11 +74,13 @@ def measure(keys, values, codec, dtype, weights=None):
     keys, values : sequence of float arrays (tokens, kv_heads, head_dim)
         One for each layer; tokens that do not fill a page are left out.
     codec : str
-        ``fixed`` or ``variable``.
+        ``fixed``, ``variable`` or ``mixed``.
     dtype : dtype
     weights : float (streams), optional
         One for every stream if not given.
     """
+    if codec == MIXED:
+        return sum_of(measure(keys, values, each, dtype, weights) for each in SETTINGS)
     layers, (tokens, kv_heads, head_dim) = len(keys), np.shape(keys[0])
     geometry = Geometry(layers, kv_heads, head_dim, tokens)
     tokens -= tokens % geometry.page_tokens
@@ -84,8 +97,13 @@ def measure(keys, values, codec, dtype, weights=None):
             square[layer, :, index] = np.square(error, dtype=np.float64).mean(axis=(1, 2))
     streams = layers * kv_heads * 2
     weights = np.ones(streams) if weights is None else np.asarray(weights, float)
-    return Choices(codec, SETTINGS[codec], (layers, kv_heads, 2), sectors.reshape(streams, -1),
-                   square.reshape(streams, -1), weights)
+    return Choices(tuple((codec, setting) for setting in SETTINGS[codec]), (layers, kv_heads, 2),
+                   sectors.reshape(streams, -1), square.reshape(streams, -1), weights)
+
+
+def sum_of(choices):
+    """All of `choices`, of one model, together."""
+    return functools.reduce(operator.add, choices)
 
 
 def with_model(windows, codec, dtype, folder=TINYLM, jobs=None, on_step=lambda done, total: None):
@@ -102,6 +120,11 @@ def with_model(windows, codec, dtype, folder=TINYLM, jobs=None, on_step=lambda d
     on_step : callable
         Called with the windows done and those to do.
     """
+    if codec == MIXED:
+        # The steps of all codecs in one row.
+        return sum_of(with_model(windows, each, dtype, folder, jobs,
+                                 lambda done, total, n=n: on_step(n * total + done, len(SETTINGS) * total))
+                      for n, each in enumerate(SETTINGS))
     model = _model(folder)
     # They need less text than divergences.
     captured = [np.array_split(_capture(model, window, dtype), QUARTERS, axis=2)[n]
@@ -110,7 +133,7 @@ def with_model(windows, codec, dtype, folder=TINYLM, jobs=None, on_step=lambda d
     choices = measure(keys, values, codec, dtype)
     small = np.where(choices.sectors <= REFERENCE_SECTORS, choices.square, np.inf)
     reference = np.where(np.isfinite(small).any(axis=1), small.argmin(axis=1), choices.sectors.argmin(axis=1))
-    settings = [choices.settings[index] for index in reference]
+    settings = [SETTINGS[codec][index] for index in reference]
     tasks = {n: (_divergences, (folder, np.array(window), codec, settings, np.dtype(dtype)))
              for n, window in enumerate(windows)}
     moved = []
@@ -118,7 +141,7 @@ def with_model(windows, codec, dtype, folder=TINYLM, jobs=None, on_step=lambda d
         moved.append(found)
         on_step(len(moved), len(tasks))
     divergence, square = np.mean(moved, axis=0)
-    return Choices(codec, choices.settings, choices.shape, choices.sectors, choices.square, divergence / square)
+    return Choices(choices.settings, choices.shape, choices.sectors, choices.square, divergence / square)
 
 
 @cache

@@ -12,7 +12,7 @@ from ..context import as_dtype
 from ..lm import TINYLM, training_tokens
 from .allocation import choose
 from .calibration import model_provenance, samples_provenance
-from .choices import SETTINGS, measure, training_windows, with_model
+from .choices import MIXED, SETTINGS, measure, training_windows, with_model
 
 
 def load_samples(path):
@@ -31,7 +31,8 @@ def load_samples(path):
 @click.command("calibrate")
 @click.option("--ratio", type=click.FloatRange(1, min_open=True), default=4.0, show_default=True,
               help="Bytes of K and V to bytes of sectors and page table entries.")
-@click.option("--codec", type=click.Choice(list(SETTINGS)), default="fixed", show_default=True)
+@click.option("--codec", type=click.Choice([*SETTINGS, MIXED]), default="fixed", show_default=True,
+              help="mixed: each stream has the one that suits it.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16"]), default="bfloat16", show_default=True)
 @click.option("--pool", is_flag=True, help="Count what the pool of the default configuration loses (codec fixed).")
 @click.option("--samples", type=click.Path(exists=True, dir_okay=False),
@@ -56,9 +57,9 @@ def command(ratio, codec, dtype, pool, samples, folder, path, windows, jobs, out
             chosen = training_windows(np.load(path, mmap_mode="r") if path else training_tokens(), windows)
             provenance = model_provenance(folder, chosen)
             with Progress(console=console) as progress:
-                bar = progress.add_task("measuring streams", total=len(chosen))
+                bar = progress.add_task("measuring streams", total=None)
                 choices = with_model(chosen, codec, dtype, folder, jobs,
-                                     lambda done, _: progress.update(bar, completed=done))
+                                     lambda done, total: progress.update(bar, completed=done, total=total))
         calibration = choose(choices, ratio, dtype, provenance, DeviceConfig.default() if pool else None)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
@@ -67,6 +68,7 @@ def command(ratio, codec, dtype, pool, samples, folder, path, windows, jobs, out
     for name in ("layer", *(f"{kind}, head {head}" for head in range(choices.shape[1]) for kind in "KV")):
         shown.add_column(name, justify="right")
     for layer, heads in enumerate(calibration.streams):
-        shown.add_row(str(layer), *(str(setting) for head in heads for _, setting in head))
+        shown.add_row(str(layer), *(f"{name[0]} {setting}" if codec == MIXED else str(setting)
+                                    for head in heads for name, setting in head))
     console.print(shown)
     console.print(f"written to {output}")
