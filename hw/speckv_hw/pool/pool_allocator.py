@@ -203,8 +203,8 @@ class PoolAllocator(wiring.Component):
                 with m.If(finder.o.valid):
                     m.next = "MASK"
             with m.State("MASK"):
-                ones = (1 << MAP_BITS) - 1
-                m.d.sync += mask.eq((ones << position) & ~(ones << (position + sectors)))
+                end = position + sectors
+                m.d.sync += mask.eq(Cat((position <= n) & (n < end) for n in range(MAP_BITS)))
                 m.next = "MARK"
             with m.State("MARK"):
                 m.d.sync += occupied.eq(occupied ^ mask)
