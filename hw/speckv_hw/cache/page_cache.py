@@ -152,7 +152,7 @@ class PageCache(wiring.Component):
         self._from_list = Signal()
         self._request = request = Signal(CacheRequest)
         self._finish = Signal()
-        """It ends in this clock, or joins a list."""
+        """It ends in this clock."""
         # What an operation at the head has already caused.
         self._issued = Signal()
         self._ended = Signal()
