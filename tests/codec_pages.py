@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from speckv_model.codec import encode
+from speckv_model.codec.lossless import FIRST_LINES, VERBATIM, high_lines
 from speckv_model.codec.speckv import INT8
-from speckv_model.constants import PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Dtype
+from speckv_model.constants import LINE_BYTES, PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Codec, Dtype
 
 SEED = int(os.environ.get("SPECKV_SEED", "1"))
 SAMPLES = Path(__file__).parents[1] / "sim" / "data" / "kv_samples.npz"
@@ -142,3 +144,31 @@ def real_pages_of(head_dim, dtype):
 def to_lines(page):
     """The 512-bit integers of a page or of stored lines. uint8 (n * 64,) to a list of n."""
     return [int.from_bytes(line.tobytes(), "little") for line in page.reshape(-1, 64)]
+
+
+def broken_lossless(rng, count):
+    """Stored `lossless` pages as no encoder makes them: random bytes of random length with counts of chunks of all
+    kinds, pages that take as many codes as can be, and pages that are cut off or have wrong bits. A list of (dtype,
+    uint8 (n * 64,))."""
+    jobs = []
+    for number in range(count):
+        dtype = rng.choice(Dtype)
+        stored = rng.integers(0, 256, int(rng.integers(0, 128)) * LINE_BYTES, dtype=np.uint8)
+        if number % 3 == 0:
+            stored[:] = 0xFF
+        middle = LINE_BYTES * (FIRST_LINES + high_lines(dtype))
+        centres = stored[middle:middle + PAGE_ROWS]
+        centres[rng.random(len(centres)) < rng.choice([0, 0.5, 1])] = VERBATIM
+        counts = stored[middle + PAGE_ROWS:middle + PAGE_ROWS + 2]
+        counts[:] = rng.choice([0, 1, 4, 5, 12, 13, 60, 64, 65, 127, 128, 129, 255], len(counts))
+        jobs.append((dtype, stored))
+
+        rows = real_rows(dtype)
+        encoded = encode(Codec.LOSSLESS, dtype, as_pages(rows[rng.integers(len(rows), size=PAGE_ROWS)])[0])
+        if number % 2:
+            jobs.append((dtype, encoded[:LINE_BYTES * int(rng.integers(0, len(encoded) // LINE_BYTES))]))
+        else:
+            bits = rng.integers(0, 8 * LINE_BYTES * (FIRST_LINES + high_lines(dtype) + 1), 20)
+            np.bitwise_xor.at(encoded, bits // 8, (1 << bits % 8).astype(np.uint8))
+            jobs.append((dtype, encoded))
+    return jobs

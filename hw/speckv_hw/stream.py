@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["Stage", "Fifo", "BypassFifo", "Arbiter", "chain", "transfer"]
+__all__ = ["Stage", "Register", "Fifo", "BypassFifo", "Arbiter", "chain", "transfer"]
 
 
 def transfer(port):
@@ -69,6 +69,35 @@ class Stage(wiring.Component):
         # Whether it is kept is known late in the clock, so what may have to be kept is always taken.
         with m.If(~spare_full):
             m.d.sync += spare.eq(self.i.payload)
+        return m
+
+
+class Register(wiring.Component):
+    """A register without logic for its payload: it cuts the paths of payload and `valid`, but not that of `ready`.
+
+    Latency 1 clock, throughput 1 a clock, order kept. Empty on reset.
+
+    Parameters
+    ----------
+    shape : shape-like
+        Shape of the payload.
+
+    Members
+    -------
+    i : In(stream)
+    o : Out(stream)
+    """
+
+    latency = 1
+
+    def __init__(self, shape):
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        with m.If(self.i.ready):
+            m.d.sync += [self.o.valid.eq(self.i.valid), self.o.payload.eq(self.i.payload)]
         return m
 
 

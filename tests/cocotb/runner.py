@@ -31,7 +31,7 @@ from cocotb_tools.runner import Verilator as VerilatorRunner
 from cocotb_tools.runner import VerilatorControlFile, Verilog
 
 from speckv_hw.generate import NAME, ports_of, verilog_of
-from speckv_sim.build import without_initial_values
+from speckv_sim.build import NO_DFG, without_initial_values
 
 __all__ = ["run", "parameters", "SEED"]
 
@@ -55,7 +55,7 @@ class _Runner(VerilatorRunner):
 def run(component, toplevel, test_module, *, parameters=None, testcase=None):
     """Builds `component` in build/cocotb/`toplevel` and runs the cocotb tests of `test_module` in it.
 
-    Registers, and memories that begin with zeros, begin with random contents instead, from SPECKV_SEED, as
+    Registers, and memories that begin as all zeros, begin with random contents instead, from SPECKV_SEED, as
     everything that is random in the simulator: a design must rely on its reset alone. The folder keeps what
     the build and the simulation say, in `build.log` and `<test_module>.log`.
 
@@ -106,7 +106,7 @@ def run(component, toplevel, test_module, *, parameters=None, testcase=None):
             sources=[VerilatorControlFile(control), Verilog(source)],
             hdl_toplevel=NAME,
             build_dir=folder,
-            build_args=["--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],
+            build_args=[NO_DFG, "--x-initial", "unique", *(f"-Wno-{name}" for name in EXPECTED_WARNINGS)],
             timescale=("1ns", "1ps"),
             log_file=folder / "build.log",
         )

@@ -23,14 +23,20 @@ SETTINGS = {Codec.RAW: [0], Codec.SPECKV: [0], Codec.LOSSLESS: [0], Codec.FIXED:
 class CodecLoop:
     """Sends pages into the encoder and what it stores into the decoder, and checks both.
 
+    Parameters
+    ----------
+    apart : bool
+        Decode only when all is encoded, so that the decoder never waits for pages.
+
     Attributes
     ----------
     encoded, decoded : list of int
         Clocks in which the pages were complete at the end of encoder and decoder.
     """
 
-    def __init__(self, dut, *, idle=0.0, stall=0.0):
+    def __init__(self, dut, *, idle=0.0, stall=0.0, apart=False):
         self.bench = Bench(dut)
+        self._apart, self._to_decode = apart, []
         self._pages, self._stored = [], []
         self.encoded, self.decoded = [], []
         # Of the page whose result is next, and of the one after it
@@ -57,7 +63,7 @@ class CodecLoop:
     def _take_stored(self, payload):
         line = STORED.unpack(payload)
         lines = self._ahead if line["ahead"] else self._lines
-        assert line["index"] not in lines, "a line stored twice"
+        assert line["index"] not in lines, f"line {line['index']} of page {len(self.encoded)} stored twice"
         lines[line["index"]] = line["data"]
 
     def _take_result(self, payload):
@@ -77,9 +83,14 @@ class CodecLoop:
         self._lines, self._ahead = self._ahead, {}
         self._stored.append((codec, dtype, stored))
         self.encoded.append(self.bench.clock)
-        *_, start, lines = self._sources
-        start.queue.append(DECODE.pack(codec=int(codec), dtype=int(dtype), lines=len(stored) // LINE_BYTES))
-        lines.queue.extend(to_lines(stored))
+        self._to_decode.append((DECODE.pack(codec=int(codec), dtype=int(dtype), lines=len(stored) // LINE_BYTES),
+                                to_lines(stored)))
+        if not self._apart or len(self.encoded) == len(self._pages):
+            *_, starts, lines = self._sources
+            for start, stored_lines in self._to_decode:
+                starts.queue.append(start)
+                lines.queue.extend(stored_lines)
+            self._to_decode.clear()
 
     def _take_line(self, payload):
         self._out.append(payload)
@@ -134,7 +145,7 @@ async def lanes_are_used(dut):
     for codec, settings in SETTINGS.items():
         for dtype in Dtype:
             for setting in settings[::4]:
-                loop = CodecLoop(dut)
+                loop = CodecLoop(dut, apart=True)
                 await loop.run([(codec, setting, dtype, page) for page in real_pages(rng, dtype, 12)])
                 rates = [clocks_per_line(ends) for ends in (loop.encoded, loop.decoded)]
                 cocotb.log.info("%s %d %s, %d lanes: clocks per line %.3f in, %.3f out", codec.name, setting,

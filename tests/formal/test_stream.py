@@ -11,7 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from prove import ProofFailed, prove
 
-from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, transfer
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage, transfer
 
 
 def contract(m, port, claim, name):
@@ -67,6 +67,13 @@ def test_stage():
     dut = Stage(1)
     m, ports, level = queue_properties(dut, capacity=2, wait=0)
     m.d.comb += Assert(level == dut.o.valid + ~dut.i.ready)
+    prove(m, ports)
+
+
+def test_register():
+    dut = Register(1)
+    m, ports, level = queue_properties(dut, capacity=1, wait=0)
+    m.d.comb += Assert(level == dut.o.valid)
     prove(m, ports)
 
 

@@ -401,28 +401,30 @@ def test_errors_of_the_tools_are_shown(monkeypatch, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.parent.name == "sim"]
 
 
-def test_initial_values_are_taken_out():
+def test_initial_values_are_taken_out_but_for_tables():
+    table = """  initial begin
+    table[0] = 8'h00;
+    table[1] = 8'h41;
+  end
+"""
     assert without_initial_values("""
   reg [3:0] state = 4'h0;
   wire [3:0] next = 4'h3;
   reg \\seen$1  = 1'h1;
-  reg [7:0] table [1:0];
+  reg [7:0] memory [1:0];
   initial begin
-    table[0] = 8'h00;
-    table[1] = 8'h41;
+    memory[0] = 8'h00;
+    memory[1] = 8'h00;
   end
-  always @* begin
+""" + table + """  always @* begin
     bits[3] = 1'h0;
   end
 """) == """
   reg [3:0] state ;
   wire [3:0] next = 4'h3;
   reg \\seen$1 ;
-  reg [7:0] table [1:0];
-  initial begin
-    table[1] = 8'h41;
-  end
-  always @* begin
+  reg [7:0] memory [1:0];
+""" + table + """  always @* begin
     bits[3] = 1'h0;
   end
 """

@@ -15,7 +15,7 @@ from speckv_model.config import DeviceConfig
 from speckv_model.constants import PAGE_LINES, Codec, Dtype
 
 
-def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
+def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000, background=()):
     """Encodes `jobs` (codec, dtype, page) and compares with the model. Returns the clock of each result.
 
     For the first `blocked` clocks no stored line is accepted.
@@ -50,7 +50,7 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
                 want = to_lines(want[0])[:result.lines]
                 assert sorted(pages[-1]) == list(range(result.lines))
                 for index, line in enumerate(want):
-                    assert pages[-1][index] == line, f"page {number}, line {index}"
+                    assert pages[-1][(result.first + index) % result.lines] == line, f"page {number}, line {index}"
             pages.append({})
 
     clock = 0
@@ -60,7 +60,7 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
         async for _ in ctx.tick():
             clock += 1
 
-    simulate(dut, starts, lines, results, background=[stored, count], watched=[dut.stored, dut.result],
+    simulate(dut, starts, lines, results, background=[stored, count, *background], watched=[dut.stored, dut.result],
              clocks=clocks)
     return ends
 
@@ -89,6 +89,19 @@ def test_one_line_a_clock():
     pages = as_pages(real_rows(Dtype.BF16)[:64])
     ends = encode(PageEncoder(DeviceConfig()), [(Codec.SPECKV, Dtype.BF16, page) for page in pages])
     assert max(np.diff(ends)) <= PAGE_LINES + 1
+
+
+def test_no_line_goes_ahead_of_a_page_of_another_codec():
+    pages = as_pages(real_rows(Dtype.BF16)[:16 * 6])
+    codecs = [Codec.LOSSLESS, Codec.SPECKV] * 3
+    dut = PageEncoder(DeviceConfig(codecs=("raw", "speckv", "lossless")))
+
+    async def check_order(ctx):
+        async for *_, valid, payload in ctx.tick().sample(dut.stored.valid, dut.stored.payload):
+            assert not (valid and payload.ahead)
+
+    encode(dut, [(codec, Dtype.BF16, page) for codec, page in zip(codecs, pages)], blocked=400,
+           background=[check_order])
 
 
 def test_short_pages_queue_up_behind_a_blocked_output():

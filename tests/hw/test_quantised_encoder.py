@@ -7,7 +7,8 @@ from amaranth.hdl import ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, random_rows, real_rows, special_rows, to_lines
 from streams import receive, send, simulate
 
-from speckv_hw.codec.quantised_encoder import QuantisedEncoder, thresholds
+from speckv_hw.codec.factor_selector import edges
+from speckv_hw.codec.quantised_encoder import QuantisedEncoder
 from speckv_model import codec as model
 from speckv_model.codec import fixed, variable
 from speckv_model.codec.fixed import FRACTIONS, GROUP_VALUES, Rate
@@ -161,6 +162,30 @@ def test_one_line_a_clock(codec, setting):
     assert clocks <= 1.02
 
 
+@pytest.mark.parametrize("codec, settings", [(Codec.FIXED, (16, 7, 15, 8)), (Codec.VARIABLE, (128, 120, 112, 128))])
+def test_one_beat_a_clock(codec, settings):
+    """With fewer lanes too, whatever the settings."""
+    pages = as_pages(real_rows(Dtype.BF16))
+    ends = encode(QuantisedEncoder(8), [(codec, Dtype.BF16, setting, page) for setting, page in zip(settings, pages)])
+    assert (ends[-1] - ends[0]) / (len(ends) - 1) <= 1.02 * PAGE_LINES * 4
+
+
+def test_pages_that_do_not_fit():
+    """One bad value among good ones spoils its own page only."""
+    good = as_pages(real_rows(Dtype.FP16)[:16])[0]
+    jobs = []
+    large = int(np.float16(1000).view(np.uint16))
+    for codec, value in [(Codec.FIXED, 0x7C00), (Codec.VARIABLE, 0xFC00), (Codec.VARIABLE, large)]:
+        for place in (0, 2047):
+            page = good.view(np.uint16).copy()
+            page[place] = value
+            jobs += [(codec, Dtype.FP16, 128 if codec == Codec.VARIABLE else 9, one)
+                     for one in (page.view(np.uint8), good)]
+    tiny = np.tile(np.uint16([1]), 2048).view(np.uint8)
+    jobs += [(Codec.FIXED, Dtype.FP16, 8, tiny), (Codec.FIXED, Dtype.FP16, 8, good)]
+    encode(QuantisedEncoder(32), jobs)
+
+
 @pytest.mark.parametrize("lanes", [8, 16, 32])
 def test_pages_queue_up_behind_a_blocked_output(lanes):
     rng = np.random.default_rng(SEED)
@@ -196,10 +221,9 @@ def test_reset_empties_it():
 
 
 @pytest.mark.parametrize("ternary", [False, True])
-def test_thresholds(ternary):
+def test_edges(ternary):
     """For every peak at or below the scale, with each rate that they serve."""
     mantissas = np.arange(0x400, 0x800)
-    table = np.array(thresholds(ternary))
     for setting in fixed.SETTINGS:
         rate = Rate(setting)
         if rate.ternary != ternary:
@@ -213,7 +237,8 @@ def test_thresholds(ternary):
                     codes = np.full((len(rows), 16), code)
                     scale = np.full(len(rows), mantissa), np.full(len(rows), 25 - bias(Dtype.FP16))
                     cells = fixed.cells_of(rows, *scale, codes, rate, Dtype.FP16).reshape(-1)
-                    smaller = mantissas < table[mantissa, code, distance] if distance < 3 else True
+                    # An edge is a mantissa at two exponents below the scale's.
+                    smaller = mantissas << 2 < edges(ternary, mantissa)[code] << distance
                     assert (smaller == (cells < rate.edge)).all(), (setting, mantissa, distance, code)
 
 

@@ -8,39 +8,44 @@ from codec_pages import SEED
 from streams import simulate
 from test_codec_lanes import late
 
-from speckv_hw.codec.quantised_lane import PRODUCT_WIDTH, LaneShared, QuantisedLane
+from speckv_hw.codec.quantised_lane import FINER, LaneShared, QuantisedLane
 from speckv_model.codec import fixed, variable
 from speckv_model.codec.fixed import FRACTIONS, PLACE_BITS, STEP_BITS, Rate
 from speckv_model.codec.float16 import bias, max_finite, round_magnitude
 from speckv_model.constants import Dtype
 
-
-def exponent_field(exponent, dtype):
-    """`LaneShared.exponent` of products in units of 2^`exponent`."""
-    return exponent + PRODUCT_WIDTH - 1 + bias(dtype)
+FACTOR_BITS, STEP_WIDTH = 12, 15
 
 
-def values_of(bits, digits, full_scale, steps, shared):
-    """What the lane makes of each, a clock each: `shared` a list of dicts, the others int arrays of that length."""
+def scaled(step, exponent, dtype):
+    """`exponent` and `step` of the lane for products of 12-bit factors with `step` * 2^`exponent`."""
+    up = STEP_WIDTH - np.array([int(one).bit_length() for one in step])
+    field = exponent - up + FACTOR_BITS + STEP_WIDTH - 1 + bias(dtype) - 1
+    # Whole where it goes down: steps that are so small have few bits.
+    step = np.where(up >= 0, step << np.maximum(up, 0), step >> np.maximum(-up, 0))
+    step = step >> np.maximum(-field, 0)
+    return np.maximum(field, 0), step << (FINER if dtype == Dtype.FP16 else 0)
+
+
+def values_of(inputs, shared):
+    """What the lane makes of `inputs`, int arrays by name, and of `shared`, a dict for each clock."""
     dut = QuantisedLane()
+    later = dict(exponent=1, step=3)
     pad = np.zeros(dut.latency, int)
-    columns = zip(np.concatenate([bits, pad]), late(np.concatenate([digits, pad]), 1),
-                  np.concatenate([full_scale, pad]), late(np.concatenate([steps, pad]), 2),
-                  [*(LaneShared.const(one) for one in shared), *[LaneShared.const({})] * dut.latency])
+    columns = {name: late(np.concatenate([values, pad]), later.get(name, 0)) for name, values in inputs.items()}
+    shared = [*(LaneShared.const(one) for one in shared), *[LaneShared.const({})] * dut.latency]
     got = []
 
     async def drive(ctx):
-        for bits_, digit, full, step, shared_ in columns:
-            ctx.set(dut.bits, int(bits_))
-            ctx.set(dut.digit, int(digit))
-            ctx.set(dut.full_scale, int(full))
-            ctx.set(dut.step, int(step))
-            ctx.set(dut.shared, shared_)
+        for n, one in enumerate(shared):
+            ctx.set(dut.shared, one)
+            for name, column in columns.items():
+                ctx.set(getattr(dut, name), int(column[n]))
             await ctx.tick()
             got.append(ctx.get(dut.o))
 
     simulate(dut, drive)
-    return np.array(got[dut.latency - 1:][:len(bits)])
+    return np.array(got[dut.latency - 1:][:len(shared) - dut.latency])
 
 
 @pytest.mark.parametrize("dtype", list(Dtype))
@@ -59,15 +64,19 @@ def test_fixed(setting, dtype):
     zero = rng.random(len(grid)) < 0.05
     scale_exponent = rng.permutation(len(grid)) % 30 + fixed.LOWEST_EXPONENT
     exponent = scale_exponent - (STEP_BITS + PLACE_BITS + rate.planes - 1)
-    place, step = fixed.places(rate)[mantissa, code, cell], fixed.steps(rate.ternary)[mantissa, code]
+    places = fixed.places(rate)
+    place, step = places[mantissa, code, cell], fixed.steps(rate.ternary)[mantissa, code]
     bound = rate.half_levels * (8 + mantissa) // (9 + mantissa)
-    shared = [dict(variable=0, dtype=int(dtype), zero=int(zero[n]), planes=rate.planes, bound_cell=int(bound[n]),
-                   exponent=int(exponent_field(exponent[n], dtype)),
-                   bound_place=int(fixed.places(rate)[mantissa[n], 0, bound[n]])) for n in range(len(grid))]
-    # Bits beyond the lowest ones of the cell are of no row.
-    low = cell & (1 << rate.planes - 1) - 1
-    garbage = rng.integers(0, 1 << 12, len(grid)) >> rate.planes << rate.planes
-    got = values_of(signs | low << 1 | garbage, cell >> rate.planes - 1, code == 0, step, shared)
+    extra = places[mantissa, 0, bound] % 16 - 8
+    digit_bit = rate.planes - 1
+    low = (1 << digit_bit) - 1
+    shared = [dict(bf16=int(dtype == Dtype.BF16), fixed=1, zero=int(zero[n]), ternary=int(rate.ternary),
+                   digit_at=1 << digit_bit - 1 if rate.ternary else 0, bound_low=int(bound[n] & low),
+                   bound_digit=int(bound[n] >> digit_bit), bound_extra=int(extra[n])) for n in range(len(grid))]
+    field, step_in = scaled(step, exponent, dtype)
+    got = values_of(dict(sign=signs, planes=cell & low, full_scale=code == 0, exponent=np.where(zero, 0, field),
+                         digit=cell >> digit_bit if rate.ternary else rng.integers(0, 4, len(grid)),
+                         step=np.where(zero, 0, step_in)), shared)
     want = np.where(zero, 0, signs << 15 | round_magnitude(place * step, exponent, dtype))
     assert (got == want).all()
 
@@ -84,10 +93,10 @@ def test_variable(dtype):
     value = np.where((rng.random(count) < 0.2) & (width > 0), rng.choice([low, high, np.maximum(low, -1)]), value)
     exponent = (setting >> 3) + variable.LOWEST_EXPONENT - 3
     step = 8 + (setting & 7)
-    garbage = rng.integers(0, 1 << 12, count) >> width << width
-    shared = [dict(variable=1, dtype=int(dtype), planes=int(width[n]), exponent=int(exponent_field(exponent[n], dtype)))
-              for n in range(count)]
-    got = values_of(value & (1 << width) - 1 | garbage, np.zeros(count, int), rng.integers(0, 2, count), step, shared)
+    field, step_in = scaled(step, exponent - (FACTOR_BITS - width), dtype)
+    shared = [dict(bf16=int(dtype == Dtype.BF16))] * count
+    got = values_of(dict(value=(value & (1 << width) - 1) << FACTOR_BITS - width, digit=rng.integers(0, 4, count),
+                         full_scale=rng.integers(0, 2, count), exponent=field, step=step_in), shared)
     magnitude = round_magnitude(np.abs(value) * step, exponent, dtype)
     assert (got == ((value < 0).astype(int) << 15 | magnitude)).all()
     if dtype == Dtype.FP16:

@@ -8,17 +8,18 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import data
 from streams import SEED, receive, send, simulate
 
-from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, chain
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage, chain
 
 WIDTH = 16
 COUNT = 200
 MATRIX = list(itertools.product([0.0, 0.3, 0.8], repeat=2))
 """Probabilities that the source idles and that the sink holds back."""
 
-QUEUES = {"stage": lambda: Stage(WIDTH)} | {
+QUEUES = {"stage": lambda: Stage(WIDTH), "register": lambda: Register(WIDTH)} | {
     f"fifo{depth}": lambda depth=depth: Fifo(WIDTH, depth) for depth in (1, 2, 3, 4, 16)} | {
     f"bypass{depth}": lambda depth=depth: BypassFifo(WIDTH, depth) for depth in (4, 16)}
-CAPACITY = {"stage": 2, "fifo1": 1, "fifo2": 2, "fifo3": 3, "fifo4": 4, "fifo16": 16, "bypass4": 4, "bypass16": 16}
+CAPACITY = {"stage": 2, "register": 1, "fifo1": 1, "fifo2": 2, "fifo3": 3, "fifo4": 4, "fifo16": 16, "bypass4": 4,
+            "bypass16": 16}
 
 
 def payloads(count=COUNT, seed=SEED):

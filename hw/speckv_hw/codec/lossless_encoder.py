@@ -1,41 +1,52 @@
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_model.codec.lossless import ESCAPE, FIRST_TIER, ONES_EXPONENT, SECOND_TIER, THIRD_TIER, ZERO_EXPONENT
-from speckv_model.constants import PAGE_ROWS, ROW_VALUES
+from speckv_model.constants import PAGE_BYTES, ROW_VALUES
 
 from ..stream import Fifo, chain, transfer
 from ..types import LINE_BITS, Dtype, EncodeResult, StoredLine
-from .code_packer import CHUNK_BITS, CodePacker
-from .compactor import Compactor
+from .exponent_form import HIGH_BITS, LOW_BITS, to_form
 from .float16 import is_bf16
-from .lossless_writer import LosslessWriter, fixed_sections
+from .middle_writer import MiddleWriter
 from .narrow import Narrow
 from .payloads import PageLine
-from .pipeline import delay
+from .piece_maker import PIECE_BITS, PieceMaker
+from .regear import Regear
 from .row_centre import EXPONENT_BITS, RowCentre
+from .section_writer import SectionWriter
+from .tier_coder import TierCoder
+from .tier_packer import TierPacker
+from .widen import Widen
 
 __all__ = ["LosslessEncoder"]
 
-_ROWS = 8
-"""Rows that fit where they wait for their centre."""
-_ROOM = 32
-"""Beats that fit behind the tiers' pipeline."""
+_QUEUE = 17
+"""Payloads of most queues: a memory of 16 and the register at its end."""
+_BEATS = 256
+"""Beats that fit where they wait for their centres: so many that the memory is block RAM."""
+_CHUNKS = 512
+"""Chunks of the third tier that fit where they wait for the end of the second: those of a page and some more."""
+_SECOND_PLACES, _THIRD_PLACES = 16, 8
+"""Codes of a tier that a beat has at most if it takes a single clock: on real values nearly all have no more."""
+_PAGE_VALUES = PAGE_BYTES // 2
 
 
 class LosslessEncoder(wiring.Component):
     """Encodes pages as `lossless` (``docs/format.md``).
 
-    One beat a clock on real values, successive pages without a gap; a beat with more than 16 codes of the third tier
-    takes two. Every 64 lines are a page. Lines of the next page may come before the result of this one; they are marked
-    `ahead`. Empty on reset.
+    One beat a clock on real values, successive pages without a gap; a beat of 32 values with more than 16 codes of the
+    second tier takes two, and one with more than 8 of the third four in a path of its own. Every 64 lines are a page.
+    Lines of the next page may come before the result of this one; they are marked `ahead`. Empty on reset.
 
     ::
 
-        lines -> Narrow -+-> buffer ------> tier codes -+-> low, first, high -----------------> LosslessWriter
-                         +-> RowCentre -----^           +-> compact second -> CodePacker -----^
-                                                        +-> compact third --> CodePacker -> queue ^
+        lines -> Narrow -+-> queue ----> TierCoder --low---> Widen -------------------------------> SectionWriter
+                         +-> RowCentre --^           first-> Widen, queue, Widen ------------------^    |   |
+                                                     high--> queue, Regear, Widen -----------------^    v   v
+                                                     second> TierPacker, PieceMaker, queue -v      ^  stored, result
+                                                     third-> queue, TierPacker, queue,   MiddleWriter
+                                                             PieceMaker --------------------^
 
     Parameters
     ----------
@@ -45,6 +56,7 @@ class LosslessEncoder(wiring.Component):
     Members
     -------
     lines : In(stream(PageLine))
+        `setting` does not matter.
     stored : Out(stream(StoredLine))
     result : Out(stream(EncodeResult))
     """
@@ -62,157 +74,165 @@ class LosslessEncoder(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         lanes = self._lanes
-        row_beats = ROW_VALUES // lanes
-        beat_layout = data.StructLayout({"values": data.ArrayLayout(16, lanes), "dtype": Dtype})
-        m.submodules.values = values = Fifo(beat_layout, _ROWS * row_beats)
-        m.submodules.centre = centre = RowCentre(lanes)
-        m.submodules.centres = centres = Fifo(EXPONENT_BITS, _ROWS)
-        self._take_lines(m, values.i, centre.i)
-        m.d.comb += [centres.i.payload.eq(centre.o.payload), centres.i.valid.eq(centre.o.valid)]
+        m.submodules.values = values = Fifo(TierCoder.beat_layout(lanes), _BEATS)
+        m.submodules.centres = centres = Fifo(EXPONENT_BITS, _BEATS * lanes // ROW_VALUES + 2)
+        m.submodules.coder = coder = TierCoder(lanes)
+        m.submodules.middle = middle = MiddleWriter()
+        m.submodules.writer = writer = SectionWriter()
+        self._take_lines(m, values.i, centres.i)
+        chain(m, values, coder)
+        self._keep_centres(m, centres, coder, middle)
+        allowed = self._pages(m, coder.o, writer)
 
-        m.submodules.sections = sections = Fifo(fixed_sections(lanes), _ROOM)
-        m.submodules.seconds = seconds = Fifo(CodePacker.fragment(2), _ROOM)
-        third_layout = data.StructLayout({"data": 4 * lanes, "count": range(lanes + 1), "last": 1})
-        m.submodules.thirds = thirds = Fifo(third_layout, _ROOM)
-        room = [Signal(range(_ROOM + 1), init=_ROOM, name=f"room{n}") for n in range(3)]
-        issue = Signal()
-        number = Signal(range(PAGE_ROWS * row_beats))
+        beat = coder.o.p
+        low = self._low(m, writer)
+        first = self._first(m, writer)
+        high = self._high(m, writer)
+        second = self._second(m, beat, middle)
+        third = self._third(m, beat, middle)
+        sinks = (low, first, high, second, third)
+        # All take a beat, or none.
+        ready = allowed
+        for sink in sinks:
+            ready = ready & sink.ready
+        taken = transfer(coder.o)
         m.d.comb += [
-            issue.eq(values.o.valid & centres.o.valid & Cat(left != 0 for left in room).all()),
-            values.o.ready.eq(issue),
-            centres.o.ready.eq(issue & (number % row_beats == row_beats - 1)),
+            coder.o.ready.eq(ready),
+            low.p.data.eq(beat.low),
+            first.p.data.eq(beat.first),
+            high.payload.eq(beat.high),
         ]
-        for left, queue in zip(room, (sections, seconds, thirds)):
-            m.d.sync += left.eq(left - issue + transfer(queue.o))
-        with m.If(issue):
-            m.d.sync += number.eq(number + 1)
-        self._tiers(m, issue, number, values.o.p, centres.o.payload, sections.i, seconds.i, thirds.i)
-
-        m.submodules.second_packer = second_packer = CodePacker(2)
-        m.submodules.third_packer = third_packer = CodePacker(4)
-        m.submodules.writer = writer = LosslessWriter(lanes)
-        chain(m, seconds, second_packer, writer.second)
-        self._split(m, thirds.o, third_packer.i)
-        chain(m, third_packer, writer.third)
-        chain(m, sections, writer.sections)
+        m.d.comb += [sink.valid.eq(taken & ~is_bf16(beat.dtype) if sink is high else taken) for sink in sinks]
+        chain(m, middle, writer.middle)
         chain(m, writer.stored, self.stored)
         chain(m, writer.result, self.result)
         return m
 
-    def _take_lines(self, m, values, centre):
-        m.submodules.narrow = narrow = Narrow(LINE_BITS, 16 * self._lanes)
+    def _take_lines(self, m, values, centres):
+        lanes = self._lanes
+        m.submodules.narrow = narrow = Narrow(LINE_BITS, 16 * lanes)
+        m.submodules.finder = finder = RowCentre(lanes)
         dtype = Signal(Dtype)
-        place = Signal(range(ROW_VALUES // self._lanes))
+        place = Signal(range(_PAGE_VALUES // lanes))
+        beat = values.p
         m.d.comb += [
-            narrow.i.payload.data.eq(self.lines.p.data),
+            narrow.i.p.data.eq(self.lines.p.data),
             narrow.i.valid.eq(self.lines.valid),
             self.lines.ready.eq(narrow.i.ready),
-            values.p.values.eq(narrow.o.payload.data),
-            values.p.dtype.eq(dtype),
+            beat.forms.eq(Cat(to_form(narrow.o.p.data.word_select(n, 16), dtype) for n in range(lanes))),
+            beat.dtype.eq(dtype),
+            beat.row_last.eq(place[:(ROW_VALUES // lanes).bit_length() - 1].all()),
+            beat.last.eq(place.all()),
             values.valid.eq(narrow.o.valid),
             narrow.o.ready.eq(values.ready),
-            centre.p.last.eq(place == ROW_VALUES // self._lanes - 1),
-            centre.valid.eq(transfer(values)),
+            finder.i.p.forms.eq(beat.forms),
+            finder.i.p.dtype.eq(dtype),
+            finder.i.p.last.eq(beat.row_last),
+            finder.i.valid.eq(transfer(values)),
+            # Room for a centre is certain: the end of the row is in `values`.
+            centres.payload.eq(finder.o.payload),
+            centres.valid.eq(finder.o.valid),
         ]
-        for lane in range(self._lanes):
-            exponent, is_ones = _exponent(values.p.values[lane], dtype)
-            m.d.comb += centre.p.exponents[lane].eq(Mux(is_ones, 0, exponent))
         with m.If(transfer(self.lines)):
             m.d.sync += dtype.eq(self.lines.p.dtype)
         with m.If(transfer(values)):
             m.d.sync += place.eq(place + 1)
 
-    def _tiers(self, m, issue, number, beat, centre, sections, seconds, thirds):
+    def _keep_centres(self, m, centres, coder, middle):
+        """A centre goes to the coder and, with others, to the page's header."""
+        m.submodules.header = header = Widen(EXPONENT_BITS, PIECE_BITS)
+        m.submodules.headers = headers = Fifo(PIECE_BITS, _QUEUE)
+        m.d.comb += [
+            coder.centres.payload.eq(centres.o.payload),
+            coder.centres.valid.eq(centres.o.valid & header.i.ready),
+            centres.o.ready.eq(coder.centres.ready),
+            header.i.p.data.eq(centres.o.payload),
+            header.i.valid.eq(transfer(coder.centres)),
+        ]
+        self._words(m, header, headers.i)
+        chain(m, headers, middle.centres)
+
+    def _pages(self, m, beats, writer):
+        """Whether the next beat may go on: it is of the page whose result is next, or of the one after that and of the
+        same dtype."""
+        ahead = Signal(2)
+        dtype = Signal(Dtype)
+        taken = transfer(beats)
+        m.d.sync += ahead.eq(ahead + (taken & beats.p.last) - transfer(writer.result))
+        with m.If(taken):
+            m.d.sync += dtype.eq(beats.p.dtype)
+        m.d.comb += writer.dtype.eq(dtype)
+        return (ahead == 0) | ((ahead == 1) & (beats.p.dtype == dtype))
+
+    def _words(self, m, widen, sink):
+        """Connects what `widen` gives, without its marks."""
+        m.d.comb += [
+            sink.payload.eq(widen.o.p.data),
+            sink.valid.eq(widen.o.valid),
+            widen.o.ready.eq(sink.ready),
+        ]
+
+    def _low(self, m, writer):
+        m.submodules.low_lines = lines = Widen(LOW_BITS * self._lanes, LINE_BITS)
+        self._words(m, lines, writer.low)
+        return lines.i
+
+    def _first(self, m, writer):
+        # Two beats in a word: the lines must be made faster than the beats come, for they may have to wait.
+        width = 4 * self._lanes
+        m.submodules.first_words = words = Widen(width // 2, width)
+        m.submodules.first = first = Fifo(width, _QUEUE)
+        m.submodules.first_lines = lines = Widen(width, LINE_BITS)
+        self._words(m, words, first.i)
+        self._into_lines(m, first.o, lines, writer.first)
+        return words.i
+
+    def _high(self, m, writer):
         lanes = self._lanes
-        bf16 = is_bf16(beat.dtype)
-        last = number == (1 << len(number)) - 1
+        m.submodules.high = high = Fifo(HIGH_BITS * lanes, _QUEUE)
+        m.submodules.high_words = words = Regear(lanes, HIGH_BITS, HIGH_BITS + 1)
+        m.submodules.high_lines = lines = Widen((HIGH_BITS + 1) * lanes, LINE_BITS)
+        chain(m, high, words)
+        self._into_lines(m, words.o, lines, writer.high)
+        return high.i
 
-        # 1: distances from the centre; 2: codes
-        verbatim1, centre1 = Signal(), Signal(EXPONENT_BITS)
-        m.d.sync += [verbatim1.eq(centre == 0), centre1.eq(centre)]
-        firsts, second_codes, third_codes, masks, lows, highs = [], [], [], [], [], []
-        for lane in range(lanes):
-            value = beat.values[lane]
-            exponent, is_ones = _exponent(value, beat.dtype)
-            exponent1, ones1, distance1 = Signal(8), Signal(), Signal(9)
-            low1, high1 = Signal(8), Signal(3)
-            m.d.sync += [
-                exponent1.eq(exponent),
-                ones1.eq(is_ones),
-                distance1.eq(centre - exponent),
-                low1.eq(Mux(bf16, Cat(value[:7], value[15]), value[:8])),
-                high1.eq(Cat(value[8:10], value[15])),
-            ]
-            first, second, third = Signal(2), Signal(2), Signal(4)
-            m.d.comb += [first.eq(ESCAPE), second.eq(ESCAPE)]
-            for tier, code in ((FIRST_TIER, first), (SECOND_TIER, second), (THIRD_TIER, third)):
-                for number_, below in enumerate(tier):
-                    with m.If(distance1 == below % 512):
-                        m.d.comb += code.eq(number_)
-            with m.If(exponent1 == 0):
-                m.d.comb += third.eq(ZERO_EXPONENT)
-            with m.If(ones1):
-                m.d.comb += third.eq(ONES_EXPONENT)
-            with m.If(verbatim1):
-                m.d.comb += [first.eq(exponent1), second.eq(exponent1[2:]), third.eq(exponent1[4:])]
-            to_second = verbatim1 | (first == ESCAPE)
-            to_third = verbatim1 | ((first == ESCAPE) & (second == ESCAPE))
-            kept = [Signal.like(each) for each in (first, second, third, low1, high1)]
-            mask = [Signal(), Signal()]
-            m.d.sync += [signal.eq(each) for signal, each in zip(kept, (first, second, third, low1, high1))]
-            m.d.sync += [mask[0].eq(to_second), mask[1].eq(to_third)]
-            for column, each in zip((firsts, second_codes, third_codes, lows, highs), kept):
-                column.append(each)
-            masks.append(mask)
+    def _into_lines(self, m, words, lines, sink):
         m.d.comb += [
-            sections.p.low.eq(Cat(lows)),
-            sections.p.first.eq(Cat(firsts)),
-            sections.p.high.eq(Cat(highs)),
-            sections.p.centre.eq(delay(m, centre1, 1)),
-            sections.p.dtype.eq(delay(m, beat.dtype, 2)),
-            sections.valid.eq(delay(m, issue, 2)),
+            lines.i.p.data.eq(words.payload),
+            lines.i.valid.eq(words.valid),
+            words.ready.eq(lines.i.ready),
         ]
+        self._words(m, lines, sink)
 
-        # Behind: those that go on to the next tier, at the front
-        for n, (codes, width, fragment) in enumerate(((second_codes, 2, seconds), (third_codes, 4, thirds))):
-            compactor = Compactor(lanes, width)
-            m.submodules[f"compactor{width}"] = compactor
-            clocks = 2 + compactor.latency
-            m.d.comb += [
-                compactor.data.eq(Cat(codes)),
-                compactor.mask.eq(Cat(mask[n] for mask in masks)),
-                fragment.p.data.eq(compactor.o),
-                fragment.p.count.eq(compactor.count),
-                fragment.p.last.eq(delay(m, last, clocks)),
-                fragment.valid.eq(delay(m, issue, clocks)),
-            ]
-
-    def _split(self, m, beat, fragment):
-        """Beats of third-tier codes as fragments of at most 16."""
-        most = CHUNK_BITS // 4
-        if self._lanes <= most:
-            m.d.comb += [
-                fragment.p.data.eq(beat.p.data),
-                fragment.p.count.eq(beat.p.count),
-                fragment.p.last.eq(beat.p.last),
-                fragment.valid.eq(beat.valid),
-                beat.ready.eq(fragment.ready),
-            ]
-            return
-        upper = Signal()
-        two = beat.p.count > most
+    def _second(self, m, beat, middle):
+        places = min(_SECOND_PLACES, self._lanes)
+        m.submodules.second_packer = packer = TierPacker(self._lanes, places, 2)
+        m.submodules.second_pieces = maker = PieceMaker(places, 2)
+        m.submodules.second = queue = Fifo(PieceMaker.piece_layout(), _QUEUE)
         m.d.comb += [
-            fragment.p.data.eq(Mux(upper, beat.p.data[CHUNK_BITS:], beat.p.data)),
-            fragment.p.count.eq(Mux(upper, beat.p.count - most, Mux(two, most, beat.p.count))),
-            fragment.p.last.eq(beat.p.last & (upper | ~two)),
-            fragment.valid.eq(beat.valid),
-            beat.ready.eq(fragment.ready & (upper | ~two)),
+            packer.i.p.units.eq(beat.second),
+            packer.i.p.mask.eq(beat.in_second),
+            packer.i.p.last.eq(beat.last),
         ]
-        with m.If(transfer(fragment)):
-            m.d.sync += upper.eq(two & ~upper)
+        chain(m, packer, maker, queue, middle.second)
+        return packer.i
 
-
-def _exponent(value, dtype):
-    """Exponent field of a value's 16 bits, and whether it is all ones."""
-    exponent = Mux(is_bf16(dtype), value[7:15], value[10:15])
-    return exponent, value[10:15].all() & (~is_bf16(dtype) | value[7:10].all())
+    def _third(self, m, beat, middle):
+        """Beats without third codes do not go on, which makes up for those that take several clocks."""
+        places = _THIRD_PLACES
+        m.submodules.third_packer = packer = TierPacker(self._lanes, places, 4)
+        m.submodules.third_pieces = maker = PieceMaker(places, 4)
+        m.submodules.third_beats = beats = Fifo(packer.i.p.shape(), _QUEUE)
+        m.submodules.third = queue = Fifo(TierPacker.chunk_layout(places, 4), _CHUNKS)
+        port = stream.Signature(packer.i.p.shape()).create()
+        wanted = beat.in_third.any() | beat.last
+        m.d.comb += [
+            port.p.units.eq(beat.third),
+            port.p.mask.eq(beat.in_third),
+            port.p.last.eq(beat.last),
+            port.ready.eq(beats.i.ready),
+            beats.i.payload.eq(port.payload),
+            beats.i.valid.eq(port.valid & wanted),
+        ]
+        chain(m, beats, packer, queue, maker, middle.third)
+        return port

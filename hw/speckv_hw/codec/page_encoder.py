@@ -22,7 +22,8 @@ class PageEncoder(wiring.Component):
     """Encodes pages by the codec that each one names; a codec that is not built in means `raw`.
 
     `lanes` values a clock and one clock between pages; the next page comes in while the one before goes out.
-    Results are in the order of the starts, each after its last stored line. Empty on reset.
+    Results are in the order of the starts, each after its last stored line. A `lossless` page that follows one of
+    another codec waits until all `lossless` ones before that are done. Empty on reset.
 
     Parameters
     ----------
@@ -61,9 +62,15 @@ class PageEncoder(wiring.Component):
         setting = Signal(SETTING_WIDTH)
         line = Signal(range(PAGE_LINES))
         busy = Signal()
+        # Lines that leave ahead may be those of the very next page only.
+        runs_ahead = self.start.p.codec == Codec.LOSSLESS
+        unfinished = Signal(range(_PAGES + 1))
+        m.d.sync += unfinished.eq(unfinished + (transfer(self.start) & runs_ahead)
+                                  - (transfer(self.result) & (order.o.payload == Codec.LOSSLESS)))
+        free = ~busy & ~(runs_ahead & (codec != Codec.LOSSLESS) & (unfinished != 0))
         m.d.comb += [
-            self.start.ready.eq(~busy & order.i.ready),
-            order.i.valid.eq(self.start.valid & ~busy),
+            self.start.ready.eq(free & order.i.ready),
+            order.i.valid.eq(self.start.valid & free),
             order.i.payload.eq(self.start.payload.codec),
         ]
         with m.If(transfer(self.start)):

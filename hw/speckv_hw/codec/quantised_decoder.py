@@ -1,32 +1,34 @@
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_model.codec import fixed, variable
-from speckv_model.codec.fixed import FRACTIONS, GROUP_DIGIT_BITS, GROUP_VALUES, SETTINGS, Rate
-from speckv_model.codec.float16 import bias
-from speckv_model.codec.variable import UNIT_VALUES
+from speckv_model.codec import fixed
+from speckv_model.codec.fixed import GROUP_DIGIT_BITS, GROUP_VALUES
+from speckv_model.codec.variable import MOST_BITS, UNIT_VALUES
 from speckv_model.constants import ROW_VALUES
-from speckv_model.constants import Dtype as ModelDtype
 
-from ..stream import Fifo, Stage, chain, transfer
+from ..stream import Fifo, Register, chain, transfer
 from ..types import LINE_BITS, DecodeStart
-from .float16 import is_bf16
+from .block_gatherer import BlockGatherer
+from .choose import choose
 from .payloads import chunk
 from .pipeline import delay
-from .quantised_lane import PRODUCT_WIDTH, STEP_WIDTH, LaneShared, QuantisedLane
-from .quantised_reader import PieceTag, QuantisedReader
+from .quantised_lane import CELL_PLANES, QuantisedLane
+from .quantised_reader import HEAD_WORDS, PIECE_WORDS, PieceTag, QuantisedReader
 from .rom import rom
-from .row_check import ROW_BITS, check_syndrome, row_syndrome
+from .row_checker import RowChecker
+from .step_scale import StepScale
 from .widen import Widen
-from .word_unpacker import WordUnpacker
+from .word_unpacker import WORD_BITS, WordUnpacker
 
 __all__ = ["QuantisedDecoder"]
 
 _ROOM = 16
 """Beats that fit behind the lanes: their latency and a few more."""
-UNITS = ROW_VALUES // UNIT_VALUES
-UNIT_GROUPS = UNIT_VALUES // GROUP_VALUES
+_FIVE_BITS = (3**5 - 1).bit_length()
+"""Of the number of a group's first five digits."""
+_HEAD_AT = WORD_BITS * (HEAD_WORDS - fixed.PLANES_AT[False] // 4)
+"""Bit of the head where that of rows without digits begins."""
 
 
 def _digits(count):
@@ -45,8 +47,8 @@ class QuantisedDecoder(wiring.Component):
 
     ::
 
-        stored -> QuantisedReader --lines----> WordUnpacker -> block -> lanes -> Fifo -> Widen -> lines
-                                  --requests-> ^
+        stored -> QuantisedReader --lines----> WordUnpacker -> BlockGatherer -> lanes -> Fifo -> Widen -> lines
+                                  --requests-> ^                             -> StepScale, RowChecker
 
     Parameters
     ----------
@@ -77,179 +79,133 @@ class QuantisedDecoder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        lanes = self._lanes
         m.submodules.reader = reader = QuantisedReader()
-        m.submodules.unpacker = unpacker = WordUnpacker(PieceTag)
+        m.submodules.unpacker = unpacker = WordUnpacker(PieceTag, PIECE_WORDS)
+        m.submodules.gatherer = gatherer = BlockGatherer(lanes)
         chain(m, self.start, reader.start)
         chain(m, self.stored, reader.stored)
         # With lines in between the reader sees the next page's header before this page's last words are asked for.
-        m.submodules.ahead = ahead = Stage(chunk(LINE_BITS))
-        chain(m, reader.body, ahead, unpacker.i)
+        m.submodules.ahead0 = ahead0 = Register(chunk(LINE_BITS))
+        m.submodules.ahead1 = ahead1 = Register(chunk(LINE_BITS))
+        chain(m, reader.body, ahead0, ahead1, unpacker.i)
         chain(m, reader.requests, unpacker.requests)
+        chain(m, unpacker.o, gatherer.pieces)
 
-        beat = 16 * self._lanes
+        beat = 16 * lanes
         m.submodules.beats = beats = Fifo(data.StructLayout({"data": beat, "bad": 1}), _ROOM)
-        m.submodules.widen = widen = Widen(beat, LINE_BITS)
-        tag, row, place, issue = self._blocks(m, unpacker.o, beats)
-        self._lanes_of(m, tag, row, place, issue, beats.i)
+        room = Signal(range(_ROOM + 1), init=_ROOM)
+        issue = gatherer.valid & (room != 0)
+        m.d.comb += gatherer.next.eq(room != 0)
+        m.d.sync += room.eq(room - issue + transfer(beats.o))
+        signs, cells = self._planes(m, gatherer)
+        latency = 1 + QuantisedLane.latency
+        bad = self._check(m, gatherer, issue, [signs, *cells])
+        m.d.comb += [
+            beats.i.p.data.eq(self._values(m, gatherer, signs, cells)),
+            beats.i.p.bad.eq(delay(m, bad, latency - (1 + RowChecker.latency))),
+            beats.i.valid.eq(delay(m, issue, latency)),
+        ]
+        self._widen(m, beats.o)
+        return m
 
+    def _part(self, gatherer, whole, width):
+        """The `width` bits of `whole` that belong to the beat that is shown."""
+        count = len(whole) // width
+        return choose(gatherer.place[:(count - 1).bit_length()], [whole.word_select(n, width) for n in range(count)])
+
+    def _planes(self, m, gatherer):
+        """Parts of the planes of a row, a clock later: signs, cells' numbers; what it does not have is zero."""
+        block = gatherer.block
+        tag = block.tag
+        present = [1] + [tag.cell_planes > n for n in range(CELL_PLANES)]
+        planes = [Signal(self._lanes, name=f"plane{n}", reset_less=True) for n in range(1 + CELL_PLANES)]
+        for plane, has, whole in zip(planes, present, [block.signs, *block.cells]):
+            # Zero by its reset: no logic in front of it.
+            m.d.sync += plane.eq(Mux(has & ~tag.variable, self._part(gatherer, whole, self._lanes), 0))
+        return planes[0], planes[1:]
+
+    def _values(self, m, gatherer, signs, cells):
+        """The values of the beat that is shown, 1 + `QuantisedLane.latency` clocks later."""
+        lanes, groups = self._lanes, self._lanes // GROUP_VALUES
+        block, tag = gatherer.block, gatherer.block.tag
+        ternary = ~tag.setting[0]
+        codes = block.head[8 * fixed.GROUPS_AT:][:2 * ROW_VALUES // GROUP_VALUES]
+        binary_codes = block.head[_HEAD_AT + 8 * fixed.GROUPS_AT:][:len(codes)]
+        m.submodules.scales = scales = StepScale(lanes)
+        m.d.comb += [
+            scales.tag.eq(tag),
+            scales.scale.eq(Mux(ternary, block.head[:8], block.head[_HEAD_AT:][:8])),
+            scales.codes.eq(self._part(gatherer, Mux(ternary, codes, binary_codes), 2 * groups)),
+        ]
+        multiples = [Signal(lanes, name=f"multiple{n}", reset_less=True) for n in range(MOST_BITS)]
+        for n, word in enumerate(multiples):
+            whole = block.first.word_select(n, UNIT_VALUES)
+            m.d.sync += word.eq(Mux(tag.variable, self._part(gatherer, whole, lanes), 0))
+        numbers = self._part(gatherer, block.head[fixed.DIGITS_BIT:], GROUP_DIGIT_BITS * groups)
+        m.submodules.digits = table = memory.Memory(shape=2 * 5, depth=1 << _FIVE_BITS, init=_digits(5),
+                                                    attrs={"ram_style": "block"})
+        outputs = []
+        for group in range(groups):
+            number = numbers.word_select(group, GROUP_DIGIT_BITS)
+            five, three = table.read_port(), Signal(2 * 3, name=f"three{group}")
+            m.d.comb += five.addr.eq(number[:_FIVE_BITS])
+            m.d.sync += three.eq(rom(_digits(3), number[_FIVE_BITS:]))
+            digits = Cat(five.data, three)
+            for n in range(GROUP_VALUES):
+                number_of_lane = group * GROUP_VALUES + n
+                m.submodules[f"lane{number_of_lane}"] = lane = QuantisedLane()
+                m.d.comb += [
+                    lane.value.eq(Cat(word[number_of_lane] for word in multiples)),
+                    lane.sign.eq(signs[number_of_lane]),
+                    lane.planes.eq(Cat(plane[number_of_lane] for plane in cells)),
+                    lane.digit.eq(digits.word_select(n, 2)),
+                    lane.full_scale.eq(scales.full_scale[group]),
+                    lane.shared.eq(scales.shared),
+                    lane.exponent.eq(scales.exponents[group]),
+                    lane.step.eq(scales.steps[group]),
+                ]
+                outputs.append(lane.o)
+        return Cat(outputs)
+
+    def _check(self, m, gatherer, issue, planes):
+        """Whether the row, which was fetched alone, ends wrong with the beat that is shown; 1 + `RowChecker.latency`
+        clocks later."""
+        lanes = self._lanes
+        block, tag = gatherer.block, gatherer.block.tag
+        m.submodules.checker = checker = RowChecker(lanes)
+        ternary = ~tag.setting[0]
+        head = block.head
+        # The check is left out, so that the scale is next to what follows it. (Before a short head all is zero.)
+        low, high = head[:_HEAD_AT], head[_HEAD_AT:]
+        scale_next = Cat(Mux(ternary, high[:8], 0), Mux(ternary, high[8:16], high[:8]))
+        own = Cat(head[:8] & 0, head[:8], low[16:], scale_next, high[16:])
+        halves = [Signal(lanes, name=f"head{n}") for n in range(2)]
+        check = Signal(8)
+        m.d.sync += [half.eq(self._part(gatherer, own.word_select(n, 8 * fixed.PLANE_BYTES), lanes))
+                     for n, half in enumerate(halves)]
+        m.d.sync += check.eq(Mux(ternary, head[8:16], head[_HEAD_AT + 8:][:8]))
+        m.d.comb += [
+            *(checker.planes[n].eq(plane) for n, plane in enumerate([*halves, *planes])),
+            checker.check.eq(check),
+            checker.check_at.eq(delay(m, Cat(tag.cell_planes == 1 + n for n in range(CELL_PLANES)), 1)),
+            checker.first.eq(delay(m, gatherer.place == 0, 1)),
+            checker.valid.eq(delay(m, issue, 1)),
+        ]
+        return delay(m, tag.single, 1 + RowChecker.latency) & checker.bad
+
+    def _widen(self, m, beats):
+        m.submodules.widen = widen = Widen(16 * self._lanes, LINE_BITS)
         bad = Signal()
         m.d.comb += [
-            widen.i.payload.data.eq(beats.o.p.data),
-            widen.i.valid.eq(beats.o.valid),
-            beats.o.ready.eq(widen.i.ready),
+            widen.i.payload.data.eq(beats.p.data),
+            widen.i.valid.eq(beats.valid),
+            beats.ready.eq(widen.i.ready),
             self.lines.payload.eq(widen.o.payload.data),
             self.lines.valid.eq(widen.o.valid),
             widen.o.ready.eq(self.lines.ready),
         ]
-        with m.If(transfer(beats.o)):
-            m.d.sync += bad.eq(beats.o.p.bad)
+        with m.If(transfer(beats)):
+            m.d.sync += bad.eq(beats.p.bad)
         with m.If(transfer(self.lines)):
             m.d.sync += self.bad_row.eq(bad)
-        return m
-
-    def _blocks(self, m, pieces, beats):
-        """Gathers rows and units and gives them out beat by beat, as many as `beats` will have room for.
-
-        Returns the block's tag and bits, the number of the beat in it, and whether it counts in this clock.
-        """
-        tag = Signal(PieceTag)
-        row = Signal(ROW_BITS)
-        full = Signal()
-        half = Signal(LINE_BITS)
-        has_half = Signal()
-        place = Signal(range(ROW_VALUES // self._lanes))
-        room = Signal(range(_ROOM + 1), init=_ROOM)
-        issue = Signal()
-        last = place == Mux(tag.variable, UNIT_VALUES // self._lanes - 1, ROW_VALUES // self._lanes - 1)
-        m.d.comb += [
-            issue.eq(full & (room != 0)),
-            pieces.ready.eq(Mux(pieces.p.tag.last, ~full | (issue & last), ~has_half)),
-        ]
-        m.d.sync += room.eq(room - issue + transfer(beats.o))
-        with m.If(issue):
-            m.d.sync += place.eq(Mux(last, 0, place + 1))
-        with m.If(issue & last):
-            m.d.sync += full.eq(0)
-        with m.If(transfer(pieces)):
-            with m.If(pieces.p.tag.last):
-                m.d.sync += [
-                    tag.eq(pieces.p.tag),
-                    row.eq(Mux(pieces.p.tag.second, Cat(half, pieces.p.data), pieces.p.data)),
-                    full.eq(1),
-                    has_half.eq(0),
-                ]
-            with m.Else():
-                m.d.sync += [half.eq(pieces.p.data), has_half.eq(1)]
-        return tag, row, place, issue
-
-    def _lanes_of(self, m, tag, row, place, issue, beats):
-        lanes = self._lanes
-        scale = Signal(8)
-        code = Signal(8)
-        tern = Signal()
-        rate = (tag.setting - SETTINGS[0])[:4]
-        mantissa = code[:3]
-        m.d.comb += [
-            scale.eq(row[8 * fixed.SCALE_AT:][:8]),
-            code.eq(Mux(scale > fixed.LARGEST_CODE, fixed.LARGEST_CODE, scale) - 1),
-            tern.eq(~tag.setting[0]),
-        ]
-
-        # 1: what lanes share, and the bits of each
-        shared = Signal(LaneShared)
-        rates = [Rate(setting) for setting in SETTINGS]
-        planes = rom([rate_.planes for rate_ in rates], rate)
-        bounds = [(rate_.half_levels * (8 + j) // (9 + j), rate_, j) for rate_ in rates for j in range(8)]
-        bound = Cat(mantissa, rate)
-        base = Mux(is_bf16(tag.dtype), bias(ModelDtype.BF16), bias(ModelDtype.FP16)) + PRODUCT_WIDTH - 1
-        fixed_less = fixed.STEP_BITS + fixed.PLACE_BITS - 1 - fixed.LOWEST_EXPONENT
-        m.d.sync += [
-            shared.variable.eq(tag.variable),
-            shared.dtype.eq(tag.dtype),
-            shared.zero.eq(~tag.variable & (scale == 0)),
-            shared.planes.eq(Mux(tag.variable, tag.width, planes)),
-            shared.exponent.eq(Mux(tag.variable, tag.setting[3:] + base - (3 - variable.LOWEST_EXPONENT),
-                                   code[3:] + base - (planes + fixed_less))),
-            shared.bound_cell.eq(rom([cell for cell, _, _ in bounds], bound)),
-            shared.bound_place.eq(rom([int(fixed.places(rate_)[j, 0, cell]) for cell, rate_, j in bounds], bound)),
-        ]
-        units = Array(self._unit(row, tern, tag, n) for n in range(UNITS))
-        unit = Signal.like(units[0])
-        parts = UNIT_VALUES // lanes
-        m.d.comb += unit.eq(units[place // parts if parts > 1 else place])
-        part = place % parts
-        bits1 = Signal(variable.MOST_BITS * lanes)
-        packed1 = Signal(GROUP_DIGIT_BITS * max(lanes // GROUP_VALUES, 1))
-        codes1 = Signal(2 * (lanes // GROUP_VALUES))
-        planes_of = [unit.planes.word_select(n, UNIT_VALUES).word_select(part, lanes)
-                     for n in range(variable.MOST_BITS)]
-        m.d.sync += [
-            bits1.eq(Cat(Cat(plane[lane] for plane in planes_of) for lane in range(lanes))),
-            packed1.eq(Mux(tern, unit.digits.word_select(part, len(packed1)), 0)),
-            codes1.eq(unit.codes.word_select(part, len(codes1))),
-        ]
-        steps = [rom([int(fixed.steps(bool(t))[j, g]) for t in range(2) for j in range(8)], Cat(mantissa, tern))
-                 for g in range(FRACTIONS)]
-        steps1 = [Signal(STEP_WIDTH, name=f"step_{g}") for g in range(FRACTIONS)]
-        for g, step in enumerate(steps):
-            m.d.sync += steps1[g].eq(Mux(tag.variable, 8 + tag.setting[:3], step))
-
-        # 2 and 3: digits and steps of each group, as late as the lanes want them
-        outputs = []
-        for group in range(lanes // GROUP_VALUES):
-            group_code = codes1.word_select(group, 2)
-            number = packed1.word_select(group, GROUP_DIGIT_BITS)
-            digits = Signal(2 * GROUP_VALUES, name=f"digits{group}")
-            step2, step3 = Signal(STEP_WIDTH, name=f"step2_{group}"), Signal(STEP_WIDTH, name=f"step3_{group}")
-            m.d.sync += [
-                digits.eq(Cat(rom(_digits(5), number[:8]), rom(_digits(3), number[8:]))),
-                step2.eq(Array(steps1)[group_code]),
-                step3.eq(step2),
-            ]
-            for n in range(GROUP_VALUES):
-                lane_number = group * GROUP_VALUES + n
-                lane = QuantisedLane()
-                m.submodules[f"lane{lane_number}"] = lane
-                m.d.comb += [
-                    lane.bits.eq(bits1.word_select(lane_number, variable.MOST_BITS)),
-                    lane.digit.eq(digits.word_select(n, 2)),
-                    lane.full_scale.eq(group_code == 0),
-                    lane.shared.eq(shared),
-                    lane.step.eq(step3),
-                ]
-                outputs.append(lane.o)
-
-        # The check of a single row, while its values are on their way
-        syndrome = Signal(8)
-        wanted = Signal(8)
-        own = Signal(ROW_BITS)
-        used = Array(Const((1 << 8 * Rate(setting).row_bytes) - 1, ROW_BITS) for setting in SETTINGS)[rate]
-        m.d.sync += [
-            own.eq(row & used),
-            syndrome.eq(row_syndrome(own)),
-            wanted.eq(delay(m, check_syndrome(row[8 * fixed.CHECK_AT:][:8], tag.setting), 1)),
-        ]
-        is_bad = delay(m, tag.single, 2) & (syndrome != wanted)
-        latency = QuantisedLane.latency
-        m.d.comb += [
-            beats.p.data.eq(Cat(outputs)),
-            beats.p.bad.eq(delay(m, is_bad, latency + 1 - 2)),
-            beats.valid.eq(delay(m, issue, latency + 1)),
-        ]
-
-    def _unit(self, row, tern, tag, n):
-        """Bit planes, base-3 digits and group codes of the values from 32 n on of a row, or of a unit that is alone."""
-        layout = data.StructLayout({"planes": UNIT_VALUES * variable.MOST_BITS,
-                                    "digits": GROUP_DIGIT_BITS * UNIT_GROUPS, "codes": 2 * UNIT_GROUPS})
-
-        def plane(at, p):
-            start = 8 * (at + fixed.PLANE_BYTES * p) + UNIT_VALUES * n
-            return row[start:start + UNIT_VALUES]
-
-        most = max(Rate(setting).planes for setting in SETTINGS)
-        rows = Cat(Mux(tern, plane(fixed.PLANES_AT[True], p), plane(fixed.PLANES_AT[False], p)) for p in range(most))
-        digits_at = fixed.DIGITS_BIT + GROUP_DIGIT_BITS * UNIT_GROUPS * n
-        codes_at = 8 * fixed.GROUPS_AT + 2 * UNIT_GROUPS * n
-        return data.View(layout, Cat(
-            Mux(tag.variable, row[:UNIT_VALUES * variable.MOST_BITS], rows),
-            row[digits_at:digits_at + GROUP_DIGIT_BITS * UNIT_GROUPS], row[codes_at:codes_at + 2 * UNIT_GROUPS]))

@@ -7,28 +7,37 @@ from speckv_model.constants import PAGE_ROWS
 
 from ..stream import Fifo, transfer
 from ..types import LINE_BITS, Codec, DecodeStart, Dtype
+from .choose import choose
 from .payloads import chunk
 from .word_unpacker import LINE_WORDS, WordUnpacker
 
-__all__ = ["QuantisedReader", "PieceTag"]
+__all__ = ["QuantisedReader", "PieceTag", "PIECE_WORDS", "HEAD_WORDS"]
 
+PIECE_WORDS = variable.MOST_BITS
+"""Of a unit, whose values' lowest bits need not be there, or of a row's first piece."""
+HEAD_WORDS = 8
+"""Words of a row's first piece before the signs; rows with odd N have only the last two."""
 UNIT_WORDS = fixed.UNIT_BYTES // 4
+PLANE_WORDS = fixed.PLANE_BYTES // 4
 HEADER_WORDS = variable.BODY_AT // 4
 WIDTHS = data.ArrayLayout(4, variable.UNITS)
 
 
 class PieceTag(data.Struct):
-    """What a fragment of a page is: 32 values of `variable`, or half a row or all of it of `fixed`."""
+    """What a fragment of a page is. `variable`: a unit, its sign plane in the last word. `fixed`: of a row's pieces the
+    first one, with the signs in the last words, or the next two planes of the cells' numbers."""
     variable: 1
     dtype: Dtype
     setting: 8
     """Of `fixed`, the row's length in units of 8 bytes."""
     width: 4
     """`variable`: bits that a value takes."""
-    second: 1
-    """`fixed`: the second piece of the row."""
+    cell_planes: 3
+    """`fixed`: planes of the cells' numbers."""
+    index: 2
+    """`fixed`: which of the row's pieces."""
     last: 1
-    """The block is complete."""
+    """The unit or row is complete."""
     single: 1
     """The row was fetched alone."""
 
@@ -36,8 +45,8 @@ class PieceTag(data.Struct):
 class QuantisedReader(wiring.Component):
     """Takes the stored lines of `fixed` and `variable` pages and asks for the words of their rows and units.
 
-    One line a clock and, independently, one request a clock; three clocks more for the lines of each page. Takes
-    exactly as many lines as the start says. Empty on reset.
+    One line a clock and, independently, one request a clock, at most four for a row; three clocks more for the lines of
+    each page. Takes exactly as many lines as the start says. Empty on reset.
 
     Members
     -------
@@ -57,7 +66,7 @@ class QuantisedReader(wiring.Component):
         m = Module()
         page_layout = data.StructLayout({"variable": 1, "dtype": Dtype, "setting": 8, "single": 1, "skip": 3, "body": 1,
                                          "widths": WIDTHS})
-        m.submodules.pages = pages = Fifo(page_layout, 2)
+        m.submodules.pages = pages = Fifo(page_layout, 1)
         self._take_lines(m, pages.i)
         self._ask(m, pages.o)
         return m
@@ -73,6 +82,7 @@ class QuantisedReader(wiring.Component):
             rate.eq(Mux(start.single, start.rate, Mux(whole < low, low, Mux(whole > high, high, whole)))),
             self.body.payload.data.eq(self.stored.payload),
             self.body.payload.last.eq(left == 1),
+            page.p.widths.eq(self.stored.payload[8 * variable.WIDTHS_AT:8 * variable.BODY_AT]),
         ]
         with m.FSM(name="lines"):
             with m.State("START"):
@@ -100,7 +110,6 @@ class QuantisedReader(wiring.Component):
                     page.p.dtype.eq(kept.dtype),
                     page.p.setting.eq(self.stored.payload[8 * variable.SETTING_AT:][:8]),
                     page.p.body.eq(1),
-                    page.p.widths.eq(self.stored.payload[8 * variable.WIDTHS_AT:8 * variable.BODY_AT]),
                     page.valid.eq(self.stored.valid),
                 ]
                 with m.If(transfer(page)):
@@ -115,42 +124,56 @@ class QuantisedReader(wiring.Component):
     def _ask(self, m, pages):
         page = Signal.like(pages.p)
         busy = Signal()
-        block = Signal(range(variable.UNITS))
-        second = Signal()
+        following = Signal(range(variable.UNITS), init=1)
+        index = Signal(2)
         opened = Signal()
-        request, tag = self.requests.p, self.requests.p.tag
         width = Signal(4)
-        count = Signal(range(LINE_WORDS + 1))
-        words = Signal(6)
-        two = Signal()
-        last_block = Signal()
+        request, tag = self.requests.p, self.requests.p.tag
+        count = Signal(range(PIECE_WORDS + 1))
+        cell_planes = Signal(3)
+        ternary = ~page.setting[0]
+        begins = (following == 1) & (index == 0) & ~opened
+        blocks = Mux(page.variable, variable.UNITS, Mux(page.single, 1, PAGE_ROWS))
+        pairs = cell_planes[1:] + cell_planes[0]
+        with m.If(page.variable):
+            m.d.comb += [count.eq(width), request.place.eq(PIECE_WORDS - width)]
+        with m.Elif(index == 0):
+            m.d.comb += [
+                count.eq(Mux(ternary, HEAD_WORDS, UNIT_WORDS) + PLANE_WORDS),
+                request.place.eq(Mux(ternary, 0, HEAD_WORDS - UNIT_WORDS)),
+            ]
+        with m.Else():
+            m.d.comb += count.eq(Mux((index == pairs) & cell_planes[0], PLANE_WORDS, 2 * PLANE_WORDS))
         m.d.comb += [
-            width.eq(Mux(page.widths[0] > variable.MOST_BITS, variable.MOST_BITS, page.widths[0])),
-            words.eq(page.setting * UNIT_WORDS),
-            two.eq(~page.variable & (words > LINE_WORDS)),
-            last_block.eq(block == Mux(page.variable, variable.UNITS - 1, Mux(page.single, 0, PAGE_ROWS - 1))),
+            cell_planes.eq(page.setting[1:] - Mux(ternary, 3, 1)),
             tag.variable.eq(page.variable),
             tag.dtype.eq(page.dtype),
             tag.setting.eq(page.setting),
             tag.width.eq(width),
-            tag.second.eq(second),
-            tag.last.eq(~two | second),
+            tag.cell_planes.eq(cell_planes),
+            tag.index.eq(index),
+            tag.last.eq(page.variable | (index == pairs)),
             tag.single.eq(page.single),
-            count.eq(Mux(page.variable, width, Mux(second, words - LINE_WORDS, Mux(two, LINE_WORDS, words)))),
             request.count.eq(Mux(request.empty, 0, count)),
-            request.empty.eq((block == 0) & ~second & ~opened & (request.skip + count > LINE_WORDS)),
-            request.first.eq((block == 0) & ~second & ~opened),
-            request.last.eq(last_block & tag.last & ~request.empty),
+            request.empty.eq(begins & (request.skip + count > LINE_WORDS)),
+            request.first.eq(begins),
+            request.last.eq((following == blocks[:len(following)]) & tag.last & ~request.empty),
             request.skip.eq(Mux(page.variable, HEADER_WORDS, page.skip * UNIT_WORDS)),
             request.body.eq(page.body),
             self.requests.valid.eq(busy),
             pages.ready.eq(~busy | (self.requests.ready & request.last)),
         ]
         with m.If(transfer(self.requests)):
-            m.d.sync += [second.eq(~tag.last & ~request.empty), opened.eq(request.empty)]
+            m.d.sync += opened.eq(request.empty)
+            with m.If(~request.empty):
+                m.d.sync += index.eq(Mux(tag.last, 0, index + 1))
             with m.If(tag.last & ~request.empty):
-                m.d.sync += [block.eq(block + 1), page.widths.eq(page.widths.as_value() >> 4)]
+                m.d.sync += [following.eq(following + 1), width.eq(_limited(choose(following, page.widths)))]
             with m.If(request.last):
-                m.d.sync += [busy.eq(0), block.eq(0)]
+                m.d.sync += [busy.eq(0), following.eq(1)]
         with m.If(transfer(pages)):
-            m.d.sync += [page.eq(pages.p), busy.eq(1)]
+            m.d.sync += [page.eq(pages.p), busy.eq(1), width.eq(_limited(pages.p.widths[0]))]
+
+
+def _limited(width):
+    return Mux(width > variable.MOST_BITS, variable.MOST_BITS, width)

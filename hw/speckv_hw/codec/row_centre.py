@@ -5,135 +5,121 @@ from amaranth.lib.wiring import In, Out
 from speckv_model.codec.lossless import CENTRE_RANK, CENTRE_REACH, THIRD_TIER, VERBATIM
 from speckv_model.constants import ROW_VALUES
 
-from ..stream import Fifo
+from ..types import Dtype
+from .exponent_form import exponent_of, is_ones
 from .pipeline import delay
 
-__all__ = ["RowCentre", "exponent_beat"]
+__all__ = ["RowCentre", "EXPONENT_BITS"]
 
 EXPONENT_BITS = 8
-
-
-def exponent_beat(lanes):
-    """Exponent fields of a beat of values, 0 in place of all ones (infinity, NaN)."""
-    return data.StructLayout({"exponents": data.ArrayLayout(EXPONENT_BITS, lanes), "last": 1})
+_MOST = (1 << EXPONENT_BITS) - 1
 
 
 class RowCentre(wiring.Component):
-    """Finds the centre of each row's exponents (``docs/format.md``, `lossless`).
+    """Finds the centre of each row's exponents (``docs/format.md``, `lossless`) while its beats go by.
 
-    Two passes over the row: its largest and smallest exponent, then how many are near the largest. One beat a clock, no
-    back-pressure: who asks must have room for the centres. Empty on reset.
+    `latency` clocks after a row's last beat, one beat a clock, no back-pressure: who asks must have room for the
+    centres. Idle on reset.
+
+    The counts of values that are 0, 1, ... below the largest exponent so far move up when that one grows.
 
     Parameters
     ----------
     lanes : int
-        Values in a beat, a power of two.
+        Values in a beat, a power of two from 8 on.
 
     Members
     -------
-    i : In(stream(exponent_beat(lanes)), always ready)
+    i : In(stream, always ready)
+        `forms` of the values (`exponent_form`), `dtype` and `last` of the row.
     o : Out(stream(8), always ready)
-        The centre; 0 where a value is too far from it to have a code.
+        Centre of the row; 0 where a value is too far from it to have a code.
     """
 
     def __init__(self, lanes):
         self._lanes = lanes
+        self._levels = lanes.bit_length() - 1
+        beat = data.StructLayout({"forms": 16 * lanes, "dtype": Dtype, "last": 1})
         super().__init__({
-            "i": In(stream.Signature(exponent_beat(lanes), always_ready=True)),
+            "i": In(stream.Signature(beat, always_ready=True)),
             "o": Out(stream.Signature(EXPONENT_BITS, always_ready=True)),
         })
 
+    @property
+    def latency(self):
+        return self._levels + 9
+
     def elaborate(self, platform):
         m = Module()
-        lanes = self._lanes
-        beats = ROW_VALUES // lanes
+        lanes, levels = self._lanes, self._levels
 
-        # First pass: the range of the row
-        m.submodules.waiting = waiting = Fifo(exponent_beat(lanes), 16 if beats <= 4 else 32)
-        limits = data.StructLayout({"largest": EXPONENT_BITS, "smallest": EXPONENT_BITS})
-        m.submodules.ranges = ranges = Fifo(limits, 4)
-        exponents = [self.i.p.exponents[lane] for lane in range(lanes)]
-        # Zeros have a code wherever the centre is.
-        tops = exponents
-        bottoms = [Mux(exponent == 0, (1 << EXPONENT_BITS) - 1, exponent) for exponent in exponents]
-        levels = 0
-        while len(tops) > 1:
-            tops = self._level(m, tops, lambda a, b: Mux(a > b, a, b), f"top{levels}")
-            bottoms = self._level(m, bottoms, lambda a, b: Mux(a < b, a, b), f"bottom{levels}")
-            levels += 1
-        (top,), (bottom,) = tops, bottoms
-        valid, last = delay(m, self.i.valid, levels), delay(m, self.i.p.last, levels)
-        largest, smallest, more = Signal(EXPONENT_BITS), Signal(EXPONENT_BITS), Signal()
-        complete = Signal()
-        m.d.sync += complete.eq(valid & last)
-        with m.If(valid):
-            m.d.sync += more.eq(~last)
-            with m.If(~more | (top > largest)):
-                m.d.sync += largest.eq(top)
-            with m.If(~more | (bottom < smallest)):
-                m.d.sync += smallest.eq(bottom)
-        m.d.comb += [
-            waiting.i.payload.eq(self.i.payload),
-            waiting.i.valid.eq(self.i.valid),
-            ranges.i.p.largest.eq(largest),
-            ranges.i.p.smallest.eq(smallest),
-            ranges.i.valid.eq(complete),
-        ]
+        def later(value, clocks=1):
+            return delay(m, value, clocks)
 
-        # Second pass: how many are at most so far below the largest
-        issue = Signal()
-        m.d.comb += [
-            issue.eq(waiting.o.valid & ranges.o.valid),
-            waiting.o.ready.eq(issue),
-            ranges.o.ready.eq(issue & waiting.o.p.last),
-        ]
-        near = []
+        # Largest and smallest exponent of the beat; infinities and NaNs do not count, nor do zeros as the smallest:
+        # they have a code wherever the centre is.
+        tops, bottoms = [], []
         for lane in range(lanes):
-            distance = Signal(EXPONENT_BITS, name=f"distance{lane}")
-            m.d.sync += distance.eq(ranges.o.p.largest - waiting.o.p.exponents[lane])
-            near.append(distance)
+            form = self.i.p.forms.word_select(lane, 16)
+            exponent = exponent_of(form, self.i.p.dtype)
+            ones = is_ones(form, self.i.p.dtype)
+            tops.append(later(Mux(ones, 0, exponent)))
+            bottoms.append(later(Mux(ones | (exponent == 0), _MOST, exponent)))
+        finite = [later(one, levels) for one in tops]
+        beat_largest = self._tree(later, tops, lambda a, b: Mux(a > b, a, b))
+        beat_smallest = self._tree(later, bottoms, lambda a, b: Mux(a > b, b, a))
+        valid = later(self.i.valid, 1 + levels)
+        last = later(self.i.p.last, 1 + levels)
+
+        # Those of the row so far
+        largest, smallest, growth = Signal(EXPONENT_BITS), Signal(EXPONENT_BITS), Signal(EXPONENT_BITS)
+        first, fresh = Signal(init=1), Signal()
+        larger = beat_largest > largest
+        with m.If(valid):
+            m.d.sync += [first.eq(last), fresh.eq(first), growth.eq(Mux(larger, beat_largest - largest, 0))]
+            with m.If(first | larger):
+                m.d.sync += largest.eq(beat_largest)
+            with m.If(first | (beat_smallest < smallest)):
+                m.d.sync += smallest.eq(beat_smallest)
+        finite = [later(one) for one in finite]
+        valid, last = later(valid), later(last)
+
+        # How far below the largest each value is, and how many are so near
+        below = [(largest - one)[:EXPONENT_BITS] for one in finite]
+        near = [Cat(later(one[:3]), later(one[3:].any())) for one in below]
         counts = []
         for reach in range(CENTRE_REACH):
-            level = [distance <= reach for distance in near]
-            clocks = 0
-            while len(level) > 1:
-                level = self._level(m, level, lambda a, b: a + b, f"count{reach}_{clocks}")
-                clocks += 1
-            counts.append(level[0])
-        valid = delay(m, issue, 1 + clocks)
-        last = delay(m, waiting.o.p.last, 1 + clocks)
-        limits_later = delay(m, ranges.o.p, 1 + clocks)
-        totals = [Signal(range(ROW_VALUES + 1), name=f"total{reach}") for reach in range(CENTRE_REACH)]
-        going = Signal()
-        counted = Signal()
-        with m.If(valid):
-            m.d.sync += going.eq(~last)
-            for total, count in zip(totals, counts):
-                m.d.sync += total.eq(Mux(going, total, 0) + count)
-        m.d.sync += counted.eq(valid & last)
+            flags = [one <= reach for one in near]
+            partial = [later(sum(flags[n + 1:n + 8], flags[n])[:4]) for n in range(0, lanes, 8)]
+            counts.append(later(sum(partial[1:], partial[0])))
+        valid, last, growth, fresh, largest, smallest = (
+            later(one, 3) for one in (valid, last, growth, fresh, largest, smallest))
 
-        below, centre = Signal(3), Signal(EXPONENT_BITS)
-        limits_counted = delay(m, limits_later, 1)
-        enough = Cat(total >= CENTRE_RANK for total in totals)
-        m.d.comb += below.eq(CENTRE_REACH)
-        for reach in reversed(range(CENTRE_REACH)):
-            with m.If(enough[reach]):
-                m.d.comb += below.eq(reach)
-        floor = Signal(EXPONENT_BITS)
-        m.d.sync += centre.eq(Mux(limits_counted.largest > below, limits_counted.largest - below, 1))
-        m.d.comb += floor.eq(Mux(centre > max(THIRD_TIER), centre - max(THIRD_TIER), 0))
+        # Counts of the row so far
+        totals = [Signal(range(ROW_VALUES + 1), name=f"total{n}") for n in range(CENTRE_REACH)]
+        for reach, total in enumerate(totals):
+            moved = Signal.like(total, name=f"moved{reach}")
+            with m.Switch(growth):
+                for step in range(reach + 1):
+                    with m.Case(step):
+                        m.d.comb += moved.eq(totals[reach - step])
+            with m.If(valid):
+                m.d.sync += total.eq(Mux(fresh, 0, moved) + counts[reach])
+        ended = later(valid & last)
+        largest, smallest = later(largest), later(smallest)
+
+        # The centre
+        reach = later(sum(((total < CENTRE_RANK) for total in totals[1:]), totals[0] < CENTRE_RANK)[:3])
+        ended, largest, smallest = later(ended), later(largest), later(smallest)
+        centre = later(Mux(largest > reach, largest - reach, 1)[:EXPONENT_BITS])
+        ended, smallest = later(ended), later(smallest)
         m.d.sync += [
-            self.o.payload.eq(Mux(delay(m, limits_counted.smallest, 1) < floor, VERBATIM, centre)),
-            self.o.valid.eq(delay(m, counted, 1)),
+            self.o.valid.eq(ended),
+            self.o.payload.eq(Mux(centre > smallest + max(THIRD_TIER), VERBATIM, centre)),
         ]
         return m
 
-    def _level(self, m, values, combine, name):
-        """One level of a tree: pairs combined and registered."""
-        level = []
-        for n, (a, b) in enumerate(zip(values[::2], values[1::2])):
-            value = combine(a, b)
-            one = Signal(len(value), name=f"{name}_{n}")
-            m.d.sync += one.eq(value)
-            level.append(one)
-        return level
+    def _tree(self, later, values, combine):
+        while len(values) > 1:
+            values = [later(combine(a, b)) for a, b in zip(values[0::2], values[1::2])]
+        return values[0]

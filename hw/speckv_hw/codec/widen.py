@@ -37,9 +37,10 @@ class Widen(wiring.Component):
         m = Module()
         part = Signal(range(max(self._parts, 2)))
         complete = (part == self._parts - 1) | self.i.payload.last
-        joined = self.o.payload.data
+        # Without a reset: what clears it then is the registers' own, and takes no logic.
+        joined = Signal.like(self.o.payload.data, reset_less=True)
 
-        m.d.comb += self.i.ready.eq(~self.o.valid | self.o.ready)
+        m.d.comb += [self.i.ready.eq(~self.o.valid | self.o.ready), self.o.payload.data.eq(joined)]
         with m.If(transfer(self.o)):
             m.d.sync += self.o.valid.eq(0)
         with m.If(transfer(self.i)):
