@@ -106,6 +106,8 @@ class FillLine(data.Struct):
     slot: SLOT_WIDTH
     line: 6
     data: LINE_BITS
+    sure: 1
+    """The page is SEALED, right and free of poison: this line and all before it are as they will stay."""
 
 
 class OpenKind(enum.Enum, shape=2):

@@ -227,6 +227,8 @@ def check(page, number, outcome):
         assert [line.data for line in outcome.fills] == [line_value(line) for line in page.lines]
     if page.reads == 0:
         assert not outcome.fills
+    if any(line.sure for line in outcome.fills):
+        assert (page.state, page.error, done.poison, done.single) == (PageState.SEALED, None, 0, 0)
 
 
 @pytest.fixture(scope="module", params=[0.0, 0.3], ids=lambda stall: f"stall {stall}")
@@ -244,6 +246,9 @@ def test_speckv_pages_are_what_the_model_decodes():
     outcomes = fetch(list(pages.values()), codecs=("raw", "speckv"), stall=0.2)
     for number, (page, outcome) in enumerate(zip(pages.values(), outcomes)):
         check(page, number, outcome)
+    # Once the fetcher is sure, it stays so.
+    sure = [[line.sure for line in outcome.fills] for outcome in outcomes]
+    assert any(map(any, sure)) and all(sorted(each) == each for each in sure)
 
 
 def test_pages_are_asked_for_ahead_and_delivered_in_order():

@@ -87,11 +87,14 @@ class Store:
                     self.log.append(("row", job.page))
                     done["single"], done["written"] = 1, 0xF << 4 * job.row
                     lines = {line: lines[line] for line in range(4 * job.row, 4 * job.row + 4)}
+            whole = done["state"] == PageState.SEALED and not done["single"]
+            sure_from = self.rng.choice((0, 3, 60, 64)) if whole else 64
             for line, value in lines.items():
                 # Seldom a pause, since most clocks of a run would otherwise go by here.
                 if self.rng.random() < 0.1:
                     await self.pause(ctx)
-                await self.offer(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": value}))
+                await self.offer(ctx, dut.fill, FillLine.const(
+                    {"slot": job.slot, "line": line, "data": value, "sure": line >= sure_from}))
             await self.give(ctx, dut.fetch_done, FetchDone.const(done))
 
     async def opener(self, ctx, dut):
@@ -313,6 +316,48 @@ def test_random_traffic(pages, ways, room, stall):
         assert "spill" in kinds
     if room < 99:
         assert ErrorKind.NO_ROOM in errors
+
+
+def test_reads_are_served_while_the_page_still_comes():
+    """Those of lines that are there, once the fetcher is sure; the others, writes and what follows these wait."""
+    dut = PageCache(DeviceConfig.small())
+    got, fetched = [], []
+
+    async def requests(ctx):
+        ctx.set(dut.read_response.ready, 1)
+        ctx.set(dut.write_response.ready, 1)
+        for tag, (op, line) in enumerate([(CacheOp.READ, 1), (CacheOp.READ, 0), (CacheOp.READ, 40),
+                                          (CacheOp.WRITE, 0), (CacheOp.READ, 0)]):
+            ctx.set(dut.request.payload, request(op, 7, line, value=99, tag=tag))
+            ctx.set(dut.request.valid, 1)
+            await ctx.tick().until(dut.request.ready)
+        ctx.set(dut.request.valid, 0)
+
+    async def responses(ctx):
+        async for *_, valid, payload in ctx.tick().sample(dut.read_response.valid, dut.read_response.payload):
+            if valid:
+                got.append((payload.source.tag, payload.data, payload.poison))
+
+    async def fetcher(ctx):
+        store = Store(SEED)
+        job = await store.take(ctx, dut.fetch_job)
+        for line in range(64):
+            await store.offer(ctx, dut.fill, FillLine.const(
+                {"slot": job.slot, "line": line, "data": line << 8, "sure": line >= 3}))
+            if line in (2, 20, 63):
+                await ctx.tick().repeat(10)
+                fetched.append(len(got))
+        await store.offer(ctx, dut.fetch_done, FetchDone.const(
+            {"slot": job.slot, "state": PageState.SEALED, "written": ALL}))
+        job = await store.take(ctx, dut.open_job)
+        assert len(got) == 3
+        await store.offer(ctx, dut.open_done, OpenDone.const(
+            {"kind": job.kind, "slot": job.slot, "state": PageState.OPEN}))
+        await ctx.tick().repeat(20)
+
+    simulate(dut, requests, fetcher, background=[responses], clocks=500)
+    assert fetched == [0, 2, 3]
+    assert got == [(0, 1 << 8, 0), (1, 0, 0), (2, 40 << 8, 0), (4, 99, 0)]
 
 
 def test_hits_take_the_stated_latency_and_one_clock_each():

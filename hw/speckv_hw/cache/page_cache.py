@@ -57,7 +57,8 @@ class PageCache(wiring.Component):
     Requests to a page take effect in the order in which they were accepted, those to different pages in any order; so
     come the responses. A request that hits is served in its turn, one a clock. One whose page is not there or busy
     causes what brings the page, if nobody has yet, and joins the list of those that wait for the page's slot; the list
-    is served when the mover is done, beside the requests that come. The line stops only where no slot can be had (one
+    is served when the mover is done, beside the requests that come. Reads of it are served before that as far as the
+    page has come, once the fetcher is sure of it. The line stops only where no slot can be had (one
     OPEN page at a time is spilled), where `requests_in_flight` requests wait, or at an operation on a page, which waits
     for its end at the head. Prefetches use the clocks in which the head waits or nothing does. Sealing and fetching go
     on beside the requests. On reset the cache is empty.
@@ -211,6 +212,7 @@ class PageCache(wiring.Component):
         self._has_copy = Signal()
         self._list_asks = Signal()
         """The list has something that the slot table is needed for."""
+        early_reads = self._follow_fill(m)
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
         """The request that is looked at wants what a read, or a write, of the list wants too."""
@@ -222,9 +224,9 @@ class PageCache(wiring.Component):
                   & request.byte_enable.any() & (written | (copy.count != PAGE_LINES - 1)))
         response = self._out["write_response"]
         m.d.comb += [
-            self._list_asks.eq(waiting.valid & ~reads & ~writes),
+            self._list_asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
             # Who wants what the list wants too gets it in the next clock.
-            self._list_reads.eq(reads & ~reads_passed),
+            self._list_reads.eq((reads | early_reads) & ~reads_passed),
             self._list_writes.eq(writes & ~writes_passed),
             self.events.miss.eq(waiting.pop),
         ]
@@ -233,7 +235,8 @@ class PageCache(wiring.Component):
             writes_passed.eq(self._list_writes & self._looked_writes),
         ]
         with m.If(self._list_reads):
-            self._read_line(m, (copy.state == PageState.POISONED) | poison, copy.holds(written), waiting.of, request)
+            self._read_line(m, ~early_reads & ((copy.state == PageState.POISONED) | poison),
+                            early_reads | copy.holds(written), waiting.of, request)
             m.d.comb += waiting.pop.eq(lines.read.ready)
         with m.Elif(self._list_writes):
             self._write_line(m, copy.holds(written), waiting.of, request, response.ready)
@@ -257,6 +260,48 @@ class PageCache(wiring.Component):
             self._is_written.eq(Mux(self._from_list, written, slots.hit_written)),
             self._is_poisoned.eq(Mux(self._from_list, poison, slots.hit_poison)),
         ]
+
+    def _follow_fill(self, m):
+        """Gives the list of the slot that is being filled its turn before the fetcher is done, as soon as that is sure
+        of the page. Returns whether the first request is a read of a line that is here already.
+
+        Such a turn sees nothing of the slot table. Where it lasts until the fetcher is done it goes on as any other.
+        """
+        waiting, fill = self._waiting, self.fill
+        filling, here = Signal(), Signal(range(PAGE_LINES + 1))
+        slot = Signal.like(fill.p.slot)
+        self._early_slot = Signal.like(slot)
+        self._early_turn = Signal()
+        """The list of `_early_slot` has its turn, or will have it."""
+        self._is_early = Signal()
+        """The list whose turn it is has it early."""
+        self._early_pops = Signal()
+        """Requests of `_early_slot` were served, and the fetcher is not done with it."""
+        pending = Signal()
+        done = transfer(self.fetch_done)
+        event = self.fetch_done.valid | self.seal_done.valid | self.open_done.valid
+        wake = Signal()
+        m.d.comb += [
+            wake.eq(filling & waiting.waits & ~self._early_turn & (~pending | (self._early_slot == slot)) & ~event),
+            self._is_early.eq(waiting.valid & self._early_turn & (waiting.of == self._early_slot)),
+        ]
+        with m.If(~event):
+            m.d.comb += [waiting.asked.eq(slot), waiting.wake.p.slot.eq(slot), waiting.wake.valid.eq(wake)]
+        with m.If(waiting.pop & self._is_early):
+            m.d.sync += self._early_pops.eq(1)
+            with m.If(waiting.last):
+                m.d.sync += self._early_turn.eq(0)
+        with m.If(wake):
+            m.d.sync += [self._early_turn.eq(1), pending.eq(1), self._early_slot.eq(slot)]
+        with m.If(done & (self.fetch_done.p.slot == slot)):
+            m.d.sync += filling.eq(0)
+        with m.If(done & (self.fetch_done.p.slot == self._early_slot)):
+            m.d.sync += [self._early_turn.eq(0), pending.eq(0), self._early_pops.eq(0)]
+        with m.If(transfer(fill) & fill.p.sure):
+            m.d.sync += [filling.eq(1), slot.eq(fill.p.slot), here.eq(fill.p.line + 1)]
+        request = waiting.payload.request
+        return (self._is_early & filling & (slot == self._early_slot) & (request.op == CacheOp.READ)
+                & (request.line < here) & ~self.fetch_done.valid)
 
     def _read_line(self, m, poison, holds, slot, request):
         lines = self._lines
@@ -358,8 +403,11 @@ class PageCache(wiring.Component):
     def _take_fetch(self, m):
         done, slots = self.fetch_done.p, self._slots
         self._look_at_slot(m, done.slot)
+        early = done.slot == self._early_slot
+        used = early & self._early_pops
         m.d.comb += [
-            self._waiting.wake.valid.eq(self._waiting.waits),
+            self._waiting.wake.valid.eq(self._waiting.waits & ~(early & self._early_turn)),
+            self.events.prefetch_used.eq(used & slots.flags.prefetched),
             self.fetch_done.ready.eq(1),
             slots.write.eq(1),
             slots.write_slot.state.eq(done.state),
@@ -375,8 +423,7 @@ class PageCache(wiring.Component):
                 slots.write_slot.count.eq(slots.slot.count + ROW_LINES),
                 slots.write_slot.poison.eq(slots.slot.poison | done.poison),
             ]
-        # The prefetched flag must survive, so only `busy` changes.
-        self._mark(m, busy=self._waiting.waits, prefetched=slots.flags.prefetched)
+        self._mark(m, busy=self._waiting.waits, prefetched=slots.flags.prefetched & ~used)
 
     def _take_seal(self, m):
         """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""

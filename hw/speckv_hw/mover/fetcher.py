@@ -78,7 +78,8 @@ class Fetcher(wiring.Component):
 
     `fetches_in_flight` pages, one that waits to be noted and those in the decoder are on their way at once; they are
     delivered in order, SEALED ones at a line a clock and one clock more for a page. A page's `done` comes after its
-    last line was handed to the cache and its CRC was judged. EMPTY and POISONED pages need no DRAM access.
+    last line was handed to the cache and its CRC was judged; its lines are `sure` as soon as that is known to be right.
+    EMPTY and POISONED pages need no DRAM access.
 
     With the first page of each table line the next line is looked up too, so that a sequence of pages never waits for
     a walk that is behind their own lines in DRAM's queue.
@@ -326,6 +327,8 @@ class Fetcher(wiring.Component):
                     with m.Else():
                         m.d.comb += [
                             self.fill.valid.eq(decoder.lines.valid),
+                            self.fill.p.sure.eq(verdict_port.valid & verdict_port.p.right
+                                                & ~verdict_port.p.any_error & ~page.single),
                             decoder.lines.ready.eq(self.fill.ready),
                         ]
                         with m.If(transfer(self.fill) & (filled == Mux(page.single, ROW_LINES, PAGE_LINES) - 1)):
