@@ -131,6 +131,7 @@ class Device(wiring.Component):
         chain(m, cache.fetch_job, fetcher.job)
         chain(m, fetcher.done, cache.fetch_done)
         chain(m, fetcher.fill, cache.fill)
+        m.d.comb += cache.sure.eq(fetcher.sure)
         chain(m, cache.open_job, opener.job)
         chain(m, opener.done, cache.open_done)
         chain(m, cache.seal_job, sealer.job)

@@ -106,8 +106,12 @@ class FillLine(data.Struct):
     slot: SLOT_WIDTH
     line: 6
     data: LINE_BITS
-    sure: 1
-    """The page is SEALED, right and free of poison: this line and all before it are as they will stay."""
+
+
+class SurePage(data.Struct):
+    """A SEALED page whose lines come one after the other, and of which it is known that all will be right."""
+    valid: 1
+    slot: SLOT_WIDTH
 
 
 class OpenKind(enum.Enum, shape=2):

@@ -93,8 +93,9 @@ class Store:
                 # Seldom a pause, since most clocks of a run would otherwise go by here.
                 if self.rng.random() < 0.1:
                     await self.pause(ctx)
-                await self.offer(ctx, dut.fill, FillLine.const(
-                    {"slot": job.slot, "line": line, "data": value, "sure": line >= sure_from}))
+                ctx.set(dut.sure, {"valid": line >= sure_from, "slot": job.slot})
+                await self.offer(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": value}))
+            ctx.set(dut.sure.valid, 0)
             await self.give(ctx, dut.fetch_done, FetchDone.const(done))
 
     async def opener(self, ctx, dut):
@@ -342,11 +343,12 @@ def test_reads_are_served_while_the_page_still_comes():
         store = Store(SEED)
         job = await store.take(ctx, dut.fetch_job)
         for line in range(64):
-            await store.offer(ctx, dut.fill, FillLine.const(
-                {"slot": job.slot, "line": line, "data": line << 8, "sure": line >= 3}))
+            ctx.set(dut.sure, {"valid": line >= 3, "slot": job.slot})
+            await store.offer(ctx, dut.fill, FillLine.const({"slot": job.slot, "line": line, "data": line << 8}))
             if line in (2, 20, 63):
                 await ctx.tick().repeat(10)
                 fetched.append(len(got))
+        ctx.set(dut.sure.valid, 0)
         await store.offer(ctx, dut.fetch_done, FetchDone.const(
             {"slot": job.slot, "state": PageState.SEALED, "written": ALL}))
         job = await store.take(ctx, dut.open_job)

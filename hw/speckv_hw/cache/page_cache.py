@@ -34,6 +34,7 @@ from speckv_hw.types import (
     SealJob,
     SealKind,
     SlotLine,
+    SurePage,
 )
 from speckv_model.constants import LINE_BYTES, PAGE_LINES, ROW_LINES
 
@@ -88,7 +89,7 @@ class PageCache(wiring.Component):
     read_response, write_response : Out(stream)
         For READ and WRITE requests; the end of the other operations comes as `op_done`.
     op_done : Out(stream of Source)
-    fetch_job, fetch_done, fill : to and from the fetcher
+    fetch_job, fetch_done, fill, sure : to and from the fetcher
     open_job, open_done : to and from the opener
     seal_job, seal_done, seal_read, seal_data : to and from the sealer
     error : Out(stream of ErrorRecord)
@@ -110,6 +111,7 @@ class PageCache(wiring.Component):
             "fetch_job": Out(stream.Signature(FetchJob)),
             "fetch_done": In(stream.Signature(FetchDone)),
             "fill": In(stream.Signature(FillLine)),
+            "sure": In(SurePage),
             "open_job": Out(stream.Signature(OpenJob)),
             "open_done": In(stream.Signature(OpenDone)),
             "seal_job": Out(stream.Signature(SealJob)),
@@ -262,12 +264,12 @@ class PageCache(wiring.Component):
         ]
 
     def _follow_fill(self, m):
-        """Gives the list of the slot that is being filled its turn before the fetcher is done, as soon as that is sure
+        """Gives the list of the slot that is filled next its turn before the fetcher is done, as soon as that is sure
         of the page. Returns whether the first request is a read of a line that is here already.
 
         Such a turn sees nothing of the slot table. Where it lasts until the fetcher is done it goes on as any other.
         """
-        waiting, fill = self._waiting, self.fill
+        waiting, fill, sure = self._waiting, self.fill, self.sure
         filling, here = Signal(), Signal(range(PAGE_LINES + 1))
         slot = Signal.like(fill.p.slot)
         self._early_slot = Signal.like(slot)
@@ -281,23 +283,24 @@ class PageCache(wiring.Component):
         done = transfer(self.fetch_done)
         event = self.fetch_done.valid | self.seal_done.valid | self.open_done.valid
         wake = Signal()
+        free = ~self._early_turn & (~pending | (self._early_slot == sure.slot))
         m.d.comb += [
-            wake.eq(filling & waiting.waits & ~self._early_turn & (~pending | (self._early_slot == slot)) & ~event),
+            wake.eq(sure.valid & waiting.waits & free & ~event),
             self._is_early.eq(waiting.valid & self._early_turn & (waiting.of == self._early_slot)),
         ]
         with m.If(~event):
-            m.d.comb += [waiting.asked.eq(slot), waiting.wake.p.slot.eq(slot), waiting.wake.valid.eq(wake)]
+            m.d.comb += [waiting.asked.eq(sure.slot), waiting.wake.p.slot.eq(sure.slot), waiting.wake.valid.eq(wake)]
         with m.If(waiting.pop & self._is_early):
             m.d.sync += self._early_pops.eq(1)
             with m.If(waiting.last):
                 m.d.sync += self._early_turn.eq(0)
         with m.If(wake):
-            m.d.sync += [self._early_turn.eq(1), pending.eq(1), self._early_slot.eq(slot)]
+            m.d.sync += [self._early_turn.eq(1), pending.eq(1), self._early_slot.eq(sure.slot)]
         with m.If(done & (self.fetch_done.p.slot == slot)):
             m.d.sync += filling.eq(0)
         with m.If(done & (self.fetch_done.p.slot == self._early_slot)):
             m.d.sync += [self._early_turn.eq(0), pending.eq(0), self._early_pops.eq(0)]
-        with m.If(transfer(fill) & fill.p.sure):
+        with m.If(transfer(fill) & sure.valid):
             m.d.sync += [filling.eq(1), slot.eq(fill.p.slot), here.eq(fill.p.line + 1)]
         request = waiting.payload.request
         return (self._is_early & filling & (slot == self._early_slot) & (request.op == CacheOp.READ)

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.mem.axi4 import LINE_SIZE, Axi4Signature, Burst, Response
 from speckv_hw.mem.burst_splitter import BurstSplitter
 from speckv_hw.mem.flag_queue import FlagQueue
-from speckv_hw.stream import Arbiter, Fifo, Stage, transfer
+from speckv_hw.stream import Arbiter, BypassFifo, Stage, transfer
 from speckv_hw.types import LINE_BITS, ReadData, ReadRequest
 
 __all__ = ["ReadPort", "address_layout"]
@@ -49,7 +49,7 @@ class ReadPort(wiring.Component):
     """
 
     request_latency = 3
-    data_latency = 3
+    data_latency = 2
 
     def __init__(self, config, depths):
         depths = tuple(depths)
@@ -103,7 +103,7 @@ class ReadPort(wiring.Component):
         for n, depth in enumerate(self._depths):
             m.submodules[f"splitter{n}"] = splitter = BurstSplitter(burst_boundary(depth))
             m.submodules[f"finals{n}"] = finals = FlagQueue(self._config.bursts_in_flight)
-            m.submodules[f"queue{n}"] = queue = Fifo(ReadData, depth)
+            m.submodules[f"queue{n}"] = queue = BypassFifo(ReadData, depth)
             request, output, bursts = getattr(self, f"request{n}"), getattr(self, f"data{n}"), turns.inputs[n]
             wiring.connect(m, wiring.flipped(request), splitter.i)
             wiring.connect(m, queue.o, wiring.flipped(output))

@@ -8,11 +8,13 @@ from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.messages import MAX_STORED_LINES, SpillHeader, first_line
-from speckv_hw.stream import Fifo, Stage, chain, transfer
+from speckv_hw.stream import BypassFifo, Fifo, Stage, chain, transfer
 from speckv_hw.types import (
+    LINE_BITS,
     PAGE_WIDTH,
     SLOT_WIDTH,
     Codec,
+    DecodeStart,
     ErrorKind,
     ErrorRecord,
     FetchDone,
@@ -22,6 +24,7 @@ from speckv_hw.types import (
     ReadData,
     ReadRequest,
     StreamInfo,
+    SurePage,
     TableFault,
     TableOp,
     TableRequest,
@@ -34,6 +37,8 @@ __all__ = ["Fetcher", "FetcherEvents"]
 
 DECODED_PAGES = 3
 """Pages whose lines go into the decoder while those before them come out."""
+STORED_LINES = 18
+"""Lines that wait for the decoder: those of a page that is four times smaller, so that its CRC is known early."""
 
 
 class FetcherEvents(data.Struct):
@@ -96,6 +101,8 @@ class Fetcher(wiring.Component):
     job : In(stream of FetchJob)
     done : Out(stream of FetchDone)
     fill : Out(stream of FillLine)
+    sure : Out(SurePage)
+        That of the lines that come next, if it is known to be right.
     table_request, table_response : client of the page table
     ahead_request, ahead_response : client of the page table, which is only to bring entries into the TLB
     read_request, read_data : client of the memory port
@@ -109,6 +116,7 @@ class Fetcher(wiring.Component):
             "job": In(stream.Signature(FetchJob)),
             "done": Out(stream.Signature(FetchDone)),
             "fill": Out(stream.Signature(FillLine)),
+            "sure": Out(SurePage),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
             "ahead_request": Out(stream.Signature(TableRequest)),
@@ -220,6 +228,11 @@ class Fetcher(wiring.Component):
         m.submodules.checksum = checksum = Checksum()
         m.submodules.stored = stored = Stage(ReadData)
         chain(m, self.read_data, stored)
+        # Lines wait here so that their CRC need not.
+        m.submodules.starts = starts = Fifo(DecodeStart, DECODED_PAGES)
+        m.submodules.lines = lines = BypassFifo(LINE_BITS, STORED_LINES)
+        chain(m, starts, decoder.start)
+        chain(m, lines, decoder.stored)
         page = pending.p
         received = Signal(7)
         verdict = Signal(_Verdict)
@@ -232,13 +245,13 @@ class Fetcher(wiring.Component):
             pages.payload.eq(page),
             verdicts.payload.eq(verdict),
             verdicts.p.right.eq(checksum.crc == page.crc),
-            decoder.start.p.codec.eq(page.codec),
-            decoder.start.p.dtype.eq(page.stream.dtype),
-            decoder.start.p.lines.eq(page.lines),
-            decoder.start.p.single.eq(page.single),
-            decoder.start.p.rate.eq(page.rate),
-            decoder.start.p.skip.eq(page.skip),
-            decoder.stored.payload.eq(stored.o.p.data),
+            starts.i.p.codec.eq(page.codec),
+            starts.i.p.dtype.eq(page.stream.dtype),
+            starts.i.p.lines.eq(page.lines),
+            starts.i.p.single.eq(page.single),
+            starts.i.p.rate.eq(page.rate),
+            starts.i.p.skip.eq(page.skip),
+            lines.i.payload.eq(stored.o.p.data),
         ]
         with m.If(transfer(stored.o)):
             m.d.sync += [received.eq(received + 1), verdict.any_error.eq(verdict.any_error | stored.o.p.error)]
@@ -254,16 +267,16 @@ class Fetcher(wiring.Component):
                         m.next = "OPEN"
                 with m.Else():
                     m.d.comb += [
-                        pages.valid.eq(pending.valid & decoder.start.ready),
-                        decoder.start.valid.eq(pending.valid & pages.ready),
+                        pages.valid.eq(pending.valid & starts.i.ready),
+                        starts.i.valid.eq(pending.valid & pages.ready),
                     ]
                     with m.If(transfer(pages)):
                         m.next = "SEALED"
             with m.State("SEALED"):
                 wanted = received != page.lines
                 m.d.comb += [
-                    decoder.stored.valid.eq(stored.o.valid & wanted),
-                    stored.o.ready.eq(decoder.stored.ready & wanted),
+                    lines.i.valid.eq(stored.o.valid & wanted),
+                    stored.o.ready.eq(lines.i.ready & wanted),
                     verdicts.valid.eq(~wanted),
                     pending.ready.eq(transfer(verdicts)),
                 ]
@@ -327,8 +340,9 @@ class Fetcher(wiring.Component):
                     with m.Else():
                         m.d.comb += [
                             self.fill.valid.eq(decoder.lines.valid),
-                            self.fill.p.sure.eq(verdict_port.valid & verdict_port.p.right
-                                                & ~verdict_port.p.any_error & ~page.single),
+                            self.sure.valid.eq(verdict_port.valid & verdict_port.p.right
+                                               & ~verdict_port.p.any_error & ~page.single),
+                            self.sure.slot.eq(page.slot),
                             decoder.lines.ready.eq(self.fill.ready),
                         ]
                         with m.If(transfer(self.fill) & (filled == Mux(page.single, ROW_LINES, PAGE_LINES) - 1)):
