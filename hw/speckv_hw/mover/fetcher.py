@@ -82,8 +82,9 @@ class Fetcher(wiring.Component):
     """Looks a page up in the page table, reads what is stored of it, checks and decodes it, and fills a cache slot.
 
     `fetches_in_flight` pages, one that waits to be noted and those in the decoder are on their way at once; they are
-    delivered in order, SEALED ones at a line a clock and one clock more for a page. A page's `done` comes after its
-    last line was handed to the cache and its CRC was judged; its lines are `sure` as soon as that is known to be right.
+    delivered in order, SEALED ones at a line a clock, and a clock more where a page is not known to be right by its end.
+    A page's `done` comes after its last line was handed to the cache and its CRC was judged; `sure` says as soon as
+    that is known to be right.
     EMPTY and POISONED pages need no DRAM access.
 
     With the first page of each table line the next line is looked up too, so that a sequence of pages never waits for
@@ -346,7 +347,11 @@ class Fetcher(wiring.Component):
                             decoder.lines.ready.eq(self.fill.ready),
                         ]
                         with m.If(transfer(self.fill) & (filled == Mux(page.single, ROW_LINES, PAGE_LINES) - 1)):
-                            m.next = "JUDGE"
+                            with m.If(self.sure.valid & done.i.ready):
+                                m.d.comb += [ends.eq(1), outcome.written.eq(~0), verdict_port.ready.eq(1)]
+                                m.d.sync += filled.eq(0)
+                            with m.Else():
+                                m.next = "JUDGE"
             with m.State("HEADER"):
                 m.d.comb += stored.ready.eq(1)
                 m.d.sync += [kept.eq(header), lost.eq(stored.p.error)]
