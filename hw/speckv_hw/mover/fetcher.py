@@ -82,7 +82,7 @@ class Fetcher(wiring.Component):
     """Looks a page up in the page table, reads what is stored of it, checks and decodes it, and fills a cache slot.
 
     `fetches_in_flight` pages, one that waits to be noted and those in the decoder are on their way at once; they are
-    delivered in order, SEALED ones at a line a clock, and a clock more where a page is not known to be right by its end.
+    delivered in order, SEALED ones at a line a clock, and a clock more where a page is not known right by its end.
     A page's `done` comes after its last line was handed to the cache and its CRC was judged; `sure` says as soon as
     that is known to be right.
     EMPTY and POISONED pages need no DRAM access.
