@@ -35,7 +35,7 @@ from speckv_hw.types import (
 
 __all__ = ["Sealer", "SealerEvents"]
 
-UNFINISHED = 4
+UNFINISHED = 8
 """Pages whose lines are on their way to DRAM while the next one is encoded."""
 
 
