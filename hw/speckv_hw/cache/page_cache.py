@@ -173,12 +173,14 @@ class PageCache(wiring.Component):
         frees = head.o.valid & (head.o.p.request.op == CacheOp.FREE)
         head_waited, list_turn = Signal(), Signal()
         m.d.sync += head_waited.eq(0)
-        with m.If(self.fetch_done.valid):
-            self._take_fetch(m)
+        # The opener goes first, since the others may have to wait for it.
+        opens = self._opens_at_once()
+        with m.If(self.open_done.valid):
+            self._take_open(m)
+        with m.Elif(self.fetch_done.valid & (~opens | self._out["open_job"].ready)):
+            self._take_fetch(m, opens)
         with m.Elif(self.seal_done.valid):
             self._take_seal(m)
-        with m.Elif(self.open_done.valid):
-            self._take_open(m)
         with m.Elif(self.prefetch.valid & ~self._list_asks & (~head.o.valid | head_waited) & ~frees):
             self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
             self._prefetch(m)
@@ -382,27 +384,29 @@ class PageCache(wiring.Component):
 
     # Answers of the movers
 
-    def _take_fetch(self, m):
+    def _opens_at_once(self):
+        """Whether a write waits for the page that was fetched, and it is EMPTY."""
+        done = self.fetch_done.p
+        return (done.state == PageState.EMPTY) & self._fetched_to_write.bit_select(done.slot, 1)
+
+    def _take_fetch(self, m, opens):
         done, slots, job = self.fetch_done.p, self._slots, self._out["open_job"]
-        opens = Signal()
         self._look_at_slot(m, done.slot)
         m.d.comb += [
-            # A write waits for the page, so it is opened at once.
-            opens.eq((done.state == PageState.EMPTY) & self._fetched_to_write.bit_select(done.slot, 1)),
             job.valid.eq(opens),
             job.p.kind.eq(OpenKind.OPEN),
             job.p.slot.eq(done.slot),
             job.p.page.eq(slots.slot.page),
             job.p.stream.eq(slots.slot.stream),
             self._waiting.wake.valid.eq(self._waiting.waits & ~opens),
-            self.fetch_done.ready.eq(job.ready | ~opens),
+            self.fetch_done.ready.eq(1),
             slots.write.eq(1),
             slots.write_slot.state.eq(done.state),
             slots.write_slot.base.eq(done.base),
             slots.write_slot.written.eq(done.written),
             slots.write_slot.count.eq(_ones(done.written)),
             slots.write_slot.poison.eq(done.poison),
-            self.events.fetched.eq(self.fetch_done.ready),
+            self.events.fetched.eq(1),
         ]
         with m.If(done.single):
             m.d.comb += [
