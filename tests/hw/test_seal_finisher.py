@@ -121,7 +121,7 @@ def test_what_becomes_of_a_page(order, stall):
 def test_entries_are_written_while_dram_takes_those_of_others():
     """The answers wait for it."""
     dut = SealFinisher()
-    pages = range(6)
+    pages, taken = range(6), []
 
     async def play(ctx):
         await send(ctx, dut.write_done, [WriteDone.const({})] * len(pages))
@@ -134,9 +134,13 @@ def test_entries_are_written_while_dram_takes_those_of_others():
         assert [request.page for request in requests] == list(pages)
         assert not ctx.get(dut.done.valid)
         ctx.set(dut.free.ready, 1)
+        # Nobody takes an answer before these are all taken.
         await send(ctx, dut.table_response, [TableResponse.const({})] * len(pages))
+        taken.append(True)
 
     async def take(ctx):
+        while not taken:
+            await ctx.tick()
         answers = await receive(ctx, dut.done, len(pages))
         assert [answer.slot for answer in answers] == [page % 7 for page in pages]
 

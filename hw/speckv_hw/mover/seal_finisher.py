@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from speckv_hw.mem.flag_queue import FlagQueue
 from speckv_hw.stream import Fifo, transfer
 from speckv_hw.types import (
     PAGE_WIDTH,
@@ -64,6 +65,7 @@ class SealFinisher(wiring.Component):
     write_done : In(stream of WriteDone)
         One for each outcome that `is_written`, in order.
     table_request, table_response : client of the page table
+        A response is taken at once, whoever does not take what comes out here.
     free : Out(stream of FreeRequest)
     error : Out(stream of ErrorRecord)
     done : Out(stream of SealDone)
@@ -133,8 +135,12 @@ class SealFinisher(wiring.Component):
         outcome = updated.p
         failed = Signal(ErrorKind)
         state = Signal(PageState)
+        m.submodules.faults = faults = FlagQueue(UPDATED)
         remainder = (state == PageState.SEALED) & outcome.stays
         m.d.comb += [
+            faults.i.payload.eq(self.table_response.p.fault != TableFault.NONE),
+            faults.i.valid.eq(self.table_response.valid),
+            self.table_response.ready.eq(faults.i.ready),
             self.error.p.kind.eq(failed),
             self.error.p.address.eq(outcome.page << 12),
             self.done.p.kind.eq(outcome.kind),
@@ -149,9 +155,9 @@ class SealFinisher(wiring.Component):
                     with m.If(updated.valid):
                         m.next = "LOG"
                 with m.Else():
-                    m.d.comb += self.table_response.ready.eq(updated.valid)
-                    with m.If(transfer(self.table_response)):
-                        with m.If(self.table_response.p.fault != TableFault.NONE):
+                    m.d.comb += faults.o.ready.eq(updated.valid)
+                    with m.If(transfer(faults.o)):
+                        with m.If(faults.o.payload):
                             m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), state.eq(PageState.POISONED)]
                             m.next = "LOG"
                         with m.Elif(outcome.entry.state == PageState.OPEN):
