@@ -24,7 +24,8 @@ from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
 from speckv_hw.table.page_table import PageTable
 from speckv_hw.table.share import Share
-from speckv_hw.types import AllocateResponse, FreeRequest
+from speckv_hw.table.walker import POSTED
+from speckv_hw.types import AllocateResponse, FreeRequest, TableRequest, TableResponse
 
 __all__ = ["Device"]
 
@@ -141,11 +142,15 @@ class Device(wiring.Component):
         chain(m, sealer.encoding_request, self._descriptors.request)
         chain(m, self._descriptors.result, sealer.encoding)
 
+        m.submodules.updates = updates = Share(TableRequest, TableResponse, clients=2, outstanding=POSTED)
+        for number, client in enumerate((opener, sealer)):
+            chain(m, client.update_request, getattr(updates, f"request{number}"))
+            chain(m, getattr(updates, f"response{number}"), client.update_response)
         for number, (request, response) in enumerate((
                 (fetcher.table_request, fetcher.table_response),
                 (opener.table_request, opener.table_response),
                 (sealer.table_request, sealer.table_response),
-                (sealer.update_request, sealer.update_response),
+                (updates.server_request, updates.server_response),
                 (self._commands.table_request, self._commands.table_response),
                 (fetcher.ahead_request, fetcher.ahead_response))):
             chain(m, request, getattr(self._table, f"request{number}"))

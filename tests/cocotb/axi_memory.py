@@ -126,8 +126,12 @@ class AxiMemory:
         assert [last for *_, last in beats] == [0] * (count - 1) + [1], "wlast"
         job = line, beats
         if self._rng.random() < 0.5:
+            # Writes of one identifier are carried out in order.
+            for _, earlier in self._answers[id]:
+                self._store(*earlier)
+            self._answers[id] = deque((due, (line, [])) for due, (line, _) in self._answers[id])
             self._store(*job)
-            job = None
+            job = line, []
         self._answers[id].append((self._due(), job))
 
     def _store(self, line, beats):
@@ -168,6 +172,5 @@ class AxiMemory:
         if id is None:
             return None
         _, job = self._answers[id].popleft()
-        if job:
-            self._store(*job)
+        self._store(*job)
         return {"id": id, "resp": 0}

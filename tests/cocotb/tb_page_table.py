@@ -57,7 +57,7 @@ class Client:
             self._expected = self.entry(page)
         elif kind == TableOp.UPDATE:
             self._known[page] = entry.sealed()
-            self._expected = entry.sealed(), TableFault.NONE
+            self._expected = Entry(), TableFault.NONE
         else:
             page = self._own[ENTRIES_PER_LINE * rng.randrange(OWN_LINES)]
             count = ENTRIES_PER_LINE * rng.randint(0, (self._own.stop - page) // ENTRIES_PER_LINE)

@@ -17,7 +17,7 @@ class TableMemory:
 
     As AXI4 allows, a read may see a write that is under way, or not: each is carried out at a random moment
     between its acceptance and its end, so that a client that does not wait for the end of its writes is
-    found out. While `reset` is high requests are forgotten.
+    found out. Writes are carried out in order. While `reset` is high requests are forgotten.
     """
 
     def __init__(self, lines, *, bad=(), doubtful=(), reads=(1, 20), writes=(1, 20), stall=0.3, seed=1,
@@ -88,6 +88,7 @@ class TableMemory:
                 _, error, late = done[0]
                 if late:
                     error = self._write(*late)
+                    done[0] = done[0][0], error, None
                 ctx.set(dut.write_done.payload.error, error)
                 ctx.set(dut.write_done.valid, 1)
                 offered = True
@@ -110,9 +111,10 @@ class TableMemory:
                 if len(beats) == requests[0].count:
                     job = requests.popleft().line, tuple(beats)
                     beats.clear()
-                    late = self._rng.random() < 0.5
                     due = now + self._rng.randint(*self._write_latency)
-                    done.append((due, 0 if late else self._write(*job), job if late else None))
+                    done.append((due, 0, job))
+                    if self._rng.random() < 0.5:
+                        done = deque((due, self._write(*late) if late else error, None) for due, error, late in done)
             if valid and request_ready:
                 assert 1 <= request.count <= 64
                 assert request.line // 64 == (request.line + request.count - 1) // 64, "a burst crosses 4 KiB"

@@ -481,3 +481,52 @@ def test_a_list_is_served_at_a_line_a_clock(op):
     simulate(dut, lambda ctx: _ask(ctx, dut, [(op, page, line) for page in (4, 9) for line in range(63)]), count,
              background=[movers])
     assert clocks[61] - clocks[0] <= 63 and clocks[124] - clocks[63] <= 63
+
+
+def test_pages_that_are_written_in_order():
+    """While movers keep up with many pages on their way each takes two clocks beside those of its lines, and a write
+    asks the opener for its page as soon as it is found EMPTY."""
+    dut = PageCache(DeviceConfig.small(cache_pages=16, cache_ways=2, requests_in_flight=512))
+    pages, queues, now, log = 14, {"fetch": [], "open": [], "seal": []}, [0], []
+    # The opener has one page at a time, and finds out of several at once that they are EMPTY.
+    ports = {"fetch": (dut.fetch_job, dut.fetch_done, 30, 8), "open": (dut.open_job, dut.open_done, 40, 1),
+             "seal": (dut.seal_job, dut.seal_done, 150, 4)}
+
+    async def take(ctx, name):
+        job, _, latency, most = ports[name]
+        while True:
+            while len(queues[name]) == most:
+                await ctx.tick()
+            ctx.set(job.ready, 1)
+            slot, = await ctx.tick().sample(job.payload.slot).until(job.valid)
+            ctx.set(job.ready, 0)
+            due = now[0] + latency
+            queues[name].append((due if name != "fetch" else -(-due // 256) * 256, slot))
+
+    async def answer(ctx, name):
+        done = ports[name][1]
+        states = {"fetch": PageState.EMPTY, "open": PageState.OPEN, "seal": PageState.SEALED}
+        while True:
+            if queues[name] and queues[name][0][0] <= now[0]:
+                payload = {"slot": queues[name][0][1], "state": states[name]}
+                kind = {"fetch": {}, "open": {"kind": OpenKind.OPEN}, "seal": {"kind": SealKind.SEAL}}[name]
+                ctx.set(done.payload, done.payload.shape().const(payload | kind))
+                ctx.set(done.valid, 1)
+                await ctx.tick().until(done.ready)
+                ctx.set(done.valid, 0)
+                queues[name].pop(0)
+            else:
+                await ctx.tick()
+
+    async def clock(ctx):
+        ctx.set(dut.write_response.ready, 1)
+        async for _, _, accepted in ctx.tick().sample(dut.request.valid & dut.request.ready):
+            now[0] += 1
+            if accepted:
+                log.append(now[0])
+
+    simulate(dut, lambda ctx: _ask(ctx, dut, [(CacheOp.WRITE, page, line) for page in range(pages)
+                                              for line in range(64)]),
+             background=[clock] + [lambda ctx, act=act, name=name: act(ctx, name)
+                                   for act in (take, answer) for name in ports])
+    assert log[64 * pages - 1] - log[64 * 5 - 1] <= 66 * (pages - 5)

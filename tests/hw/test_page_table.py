@@ -84,6 +84,7 @@ def test_one_client_matches_model(shape, stall):
                 expected = (model.POISONED if expected else ModelEntry(), expected)
             elif kind == "update":
                 payload, expected = request(TableOp.UPDATE, page, entry), table.update(page, entry)
+                expected = (model.POISONED if expected else ModelEntry(), expected)
             else:
                 payload, expected = request(TableOp.LOOKUP, page, entry), table.lookup(page)
             faults.append(expected[1])
@@ -163,9 +164,9 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
                 for page in range(first, first + length):
                     histories[page].write(bytes(16), start, next(time))
             elif rng.random() < 0.4:
-                got, fault = await ask(ctx, dut, number, request(TableOp.UPDATE, page, entry), rng, stall=0.2)
-                assert (got, fault) == (entry.sealed().pack(), 0)
-                histories[page].write(got, start, next(time))
+                got = await ask(ctx, dut, number, request(TableOp.UPDATE, page, entry), rng, stall=0.2)
+                assert got == (bytes(16), 0)
+                histories[page].write(entry.sealed().pack(), start, next(time))
             else:
                 got, fault = await ask(ctx, dut, number, request(TableOp.LOOKUP, page), rng, stall=0.2)
                 assert fault == 0
@@ -178,6 +179,56 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
         final = memory.data[page // 4, page % 4 * 16:][:16].tobytes()
         history.read(final, next(time), next(time))
         history.assert_atomic()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reads, writes", [((1, 2), (40, 60)), ((30, 60), (1, 2))], ids=["slow_writes", "slow_reads"])
+def test_updates_on_their_way_are_seen(shape, reads, writes):
+    """One client changes pages of a few lines without waiting for DRAM, whose bad line it comes upon too, while two
+    others look them up; DRAM may carry a read out before a write that came first."""
+    config = config_of(shape)
+    rng = random.Random(f"{SEED} {shape} {reads}")
+    pages, bad = range(4 * 61, 4 * 61 + 24), 70
+    memory = TableMemory(config.table_lines, bad=[bad], reads=reads, writes=writes, stall=0.1, seed=SEED)
+    histories = {page: History(bytes(16)) for page in pages}
+    dut = PageTable(config, clients=3)
+    time = iter(range(1 << 30))
+    changes = [(rng.choice(pages) if rng.random() < 0.9 else 4 * bad, random_entry(rng)) for _ in range(150)]
+    starts, most = [], [0]
+
+    async def change(ctx):
+        for page, entry in changes:
+            starts.append(next(time))
+            await send(ctx, dut.request0, [request(TableOp.UPDATE, page, entry)])
+
+    async def take(ctx):
+        for n, (page, entry) in enumerate(changes):
+            got, = await receive(ctx, dut.response0, 1)
+            most[0] = max(most[0], len(starts) - n)
+            if page in histories:
+                assert answer(got) == (bytes(16), 0)
+                histories[page].write(entry.sealed().pack(), starts[n], next(time))
+            else:
+                assert answer(got) == (model.POISONED.pack(), model.TableFault.MEMORY)
+
+    async def look(ctx, number):
+        rng = random.Random(f"client {SEED} {shape} {reads} {number}")
+        while len(starts) < len(changes):
+            page = rng.choice(pages)
+            start = next(time)
+            got, fault = await ask(ctx, dut, number, request(TableOp.LOOKUP, page), rng, stall=0.2)
+            assert fault == 0
+            seen.append((page, got, start, next(time)))
+
+    seen = []
+    simulate(dut, change, take, *[lambda ctx, n=n: look(ctx, n) for n in (1, 2)], watched=ports(dut),
+             background=[lambda ctx: memory.serve_reads(ctx, dut), lambda ctx: memory.serve_writes(ctx, dut)])
+    for page, *read in seen:
+        histories[page].read(*read)
+    for page, history in histories.items():
+        history.read(memory.data[page // 4, page % 4 * 16:][:16].tobytes(), next(time), next(time))
+        history.assert_atomic()
+    assert len(seen) > 30 and (most[0] > 4 or writes == (1, 2))
 
 
 def test_walk_that_outlasts_a_clear_leaves_nothing_stale():

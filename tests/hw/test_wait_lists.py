@@ -24,9 +24,10 @@ def test_random_lists(busy):
     asleep = set(slots)
     """Slots that may be woken: their turn is over, and none waits for it."""
     refusals = deque()
-    seen = {"full": 0, "left": 0, "emptied": 0, "joined": 0, "refused": 0}
+    seen = {"full": 0, "left": 0, "emptied": 0, "joined": 0, "refused": 0, "followed": 0}
 
     async def run(ctx):
+        joined = 0
         for number in range(4000):
             slot, asked = rng.choice(slots), rng.choice(slots)
             ctx.set(dut.slot, slot)
@@ -41,6 +42,11 @@ def test_random_lists(busy):
             assert room or sum(map(len, queues)) >= 15 or (valid and of == slot and last)
             seen["full"] += sum(map(len, queues)) == 16
             push = room and not (valid and leave) and rng.random() < 0.6
+            can_follow = ctx.get(dut.can_follow)
+            assert can_follow <= bool(queues[joined])
+            assert can_follow or not queues[joined] or sum(map(len, queues)) >= 15 or (valid and of == joined and last)
+            follow = can_follow and not push and rng.random() < 0.6
+            ctx.set(dut.follow, follow)
             # A list is woken only when it has a request, and once before its turn.
             wakes = [n for n in asleep if queues[n]]
             wake = rng.choice(wakes) if wakes and rng.random() < 0.3 else None
@@ -64,11 +70,13 @@ def test_random_lists(busy):
                     asleep.add(of)
                     seen["left"] += bool(queue)
                     seen["emptied"] += not queue
-            if push:
-                ctx.set(dut.push, 1)
+            if push or follow:
+                joined = slot if push else joined
+                ctx.set(dut.push, push)
                 ctx.set(dut.pushed, {"number": number})
-                seen["joined"] += bool(valid and of == slot)
-                queues[slot].append(number)
+                seen["joined"] += bool(valid and of == joined)
+                seen["followed"] += follow
+                queues[joined].append(number)
             await ctx.tick()
 
     simulate(dut, run)

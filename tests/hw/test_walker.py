@@ -7,7 +7,7 @@ from streams import SEED, receive, send, simulate
 
 from speckv_hw.config import DeviceConfig
 from speckv_hw.table.tlb import TlbOp
-from speckv_hw.table.walker import Walker
+from speckv_hw.table.walker import POSTED, Walker
 from speckv_hw.types import Entry, TableFault, TableOp, TableRequest
 from speckv_model.table import entry as model
 
@@ -62,17 +62,32 @@ class Steps:
             assert (await self.tlb(TlbOp.FILL)).line == line
         self.ctx.set(self.dut.walk_data.valid, 0)
 
-    async def write(self, line, count, enable, entry, error=0):
-        """The walker writes."""
+    async def write(self, line, count, enable, entry, error=0, ends=True):
+        """The walker writes; it learns the end of that where it `ends`."""
         while not self.ctx.get(self.dut.write_job.valid):
             self.only("write_job")
             await self.ctx.tick()
         job, = await receive(self.ctx, self.dut.write_job, 1)
         assert (job.line, job.count, job.enable, job.entry.as_bits()) == (line, count, enable, entry)
+        if not ends:
+            return
         for _ in range(5):
             await self.ctx.tick()
             self.only()
-        await send(self.ctx, self.dut.write_done, [{"error": error}])
+        await send(self.ctx, self.dut.write_done, [{"line": line, "error": error}])
+
+    async def dropped(self, page):
+        """The line of `page` could not be written: it leaves the TLB before that is taken."""
+        ctx, dut = self.ctx, self.dut
+        ctx.set(dut.write_done.payload, {"line": page // 4, "error": 1})
+        ctx.set(dut.write_done.valid, 1)
+        asked, = await receive(ctx, dut.tlb_request, 1)
+        assert (asked.op, asked.page // 4) == (TlbOp.DROP, page // 4)
+        assert not ctx.get(dut.write_done.ready)
+        ctx.set(dut.tlb_result.valid, 1)
+        await ctx.tick().until(dut.tlb_result.ready)
+        ctx.set(dut.tlb_result.valid, 0)
+        ctx.set(dut.write_done.valid, 0)
 
     async def response(self, entry, fault=TableFault.NONE):
         got, = await receive(self.ctx, self.dut.response, 1)
@@ -175,14 +190,15 @@ def test_check_bits_of_random_entries():
     walk_through(steps)
 
 
-def test_update_writes_then_brings_the_tlb_up_to_date():
+def test_update_brings_the_tlb_up_to_date_then_writes():
     async def steps(step):
         for quarter in range(4):
             page = PAGE & ~3 | quarter
             await step.request(TableOp.UPDATE, page, packed(ENTRY) ^ 0xff << 120)
-            await step.write(PAGE // 4, 1, 1 << quarter, packed(ENTRY))
             assert (await step.tlb(TlbOp.UPDATE, page=page)).entry.as_bits() == packed(ENTRY)
-            await step.response(packed(ENTRY))
+            assert step.ctx.get(step.dut.claim.held)
+            await step.write(PAGE // 4, 1, 1 << quarter, packed(ENTRY))
+            await step.response(0)
 
     assert walk_through(steps) == []
 
@@ -190,9 +206,60 @@ def test_update_writes_then_brings_the_tlb_up_to_date():
 def test_update_that_fails_is_forgotten():
     async def steps(step):
         await step.request(TableOp.UPDATE, entry=packed(ENTRY))
-        await step.write(PAGE // 4, 1, 1 << 2, packed(ENTRY), error=1)
-        await step.tlb(TlbOp.DROP)
+        await step.tlb(TlbOp.UPDATE)
+        await step.write(PAGE // 4, 1, 1 << 2, packed(ENTRY), ends=False)
+        await step.dropped(PAGE)
         await step.response(POISONED, TableFault.MEMORY)
+
+    walk_through(steps)
+
+
+def test_updates_are_taken_while_dram_writes_others():
+    """As many as are allowed, and no lookup; they are answered in turn, whatever becomes of each."""
+    errors = [n % 5 == 3 for n in range(POSTED)]
+
+    async def steps(step):
+        dut, ctx = step.dut, step.ctx
+        for n in range(POSTED):
+            await step.request(TableOp.UPDATE, page=PAGE + 4 * n, entry=packed(ENTRY))
+            await step.tlb(TlbOp.UPDATE, page=PAGE + 4 * n)
+            await step.write(PAGE // 4 + n, 1, 1 << 2, packed(ENTRY), ends=False)
+            assert not ctx.get(dut.claim.held)
+        for op in (TableOp.UPDATE, TableOp.LOOKUP):
+            ctx.set(dut.request.payload, TableRequest.const({"op": op}))
+            ctx.set(dut.request.valid, 1)
+            await ctx.tick().repeat(5)
+            assert not ctx.get(dut.request.ready)
+            ctx.set(dut.request.valid, 0)
+        for n, error in enumerate(errors):
+            if error:
+                await step.dropped(PAGE + 4 * n)
+            else:
+                await send(ctx, dut.write_done, [{"line": PAGE // 4 + n, "error": 0}])
+        for error in errors:
+            await step.response(POISONED if error else 0, TableFault.MEMORY if error else TableFault.NONE)
+        await step.request(TableOp.LOOKUP)
+        await step.tlb(TlbOp.LOOKUP, hit=1, entry=packed(ENTRY))
+        await step.response(packed(ENTRY))
+
+    walk_through(steps)
+
+
+def test_failed_write_is_dropped_while_the_next_update_waits_for_its_claim():
+    """Who has the claim may wait for the end of that write."""
+    async def steps(step):
+        await step.request(TableOp.UPDATE, entry=packed(ENTRY))
+        await step.tlb(TlbOp.UPDATE)
+        await step.write(PAGE // 4, 1, 1 << 2, packed(ENTRY), ends=False)
+        step.ctx.set(step.dut.claim.blocked, 1)
+        await step.request(TableOp.UPDATE, entry=packed(ENTRY))
+        await step.ctx.tick().repeat(5)
+        await step.dropped(PAGE)
+        await step.response(POISONED, TableFault.MEMORY)
+        step.ctx.set(step.dut.claim.blocked, 0)
+        await step.tlb(TlbOp.UPDATE)
+        await step.write(PAGE // 4, 1, 1 << 2, packed(ENTRY))
+        await step.response(0)
 
     walk_through(steps)
 

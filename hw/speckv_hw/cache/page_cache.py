@@ -160,29 +160,34 @@ class PageCache(wiring.Component):
         self._issued = Signal()
         self._ended = Signal()
         self._spilling = Signal()
+        self._fetched_to_write = Signal(max(2, config.cache_pages))
+        """Slots whose page was fetched for a write, which is the first in the slot's list."""
         with m.If(head.o.ready):
             m.d.sync += [self._issued.eq(0), self._ended.eq(0)]
         m.d.comb += [
             request.eq(Mux(self._from_list, waiting.payload.request, head.o.p.request)),
             self._slots.line.eq(request.line),
-            head.o.ready.eq(~self._from_list & (self._finish | waiting.push)),
+            head.o.ready.eq((~self._from_list & (self._finish | waiting.push)) | waiting.follow),
         ]
         self._serve_list(m)
+        self._follow(m, head.o)
 
         # Nothing may be fetched of a page while it is given back.
         frees = head.o.valid & (head.o.p.request.op == CacheOp.FREE)
         head_waited, list_turn = Signal(), Signal()
         m.d.sync += head_waited.eq(0)
-        with m.If(self.fetch_done.valid):
-            self._take_fetch(m)
+        # The opener goes first, since the others may have to wait for it.
+        opens = self._opens_at_once()
+        with m.If(self.open_done.valid):
+            self._take_open(m)
+        with m.Elif(self.fetch_done.valid & (~opens | self._out["open_job"].ready)):
+            self._take_fetch(m, opens)
         with m.Elif(self.seal_done.valid):
             self._take_seal(m)
-        with m.Elif(self.open_done.valid):
-            self._take_open(m)
         with m.Elif(self.prefetch.valid & ~self._list_asks & (~head.o.valid | head_waited) & ~frees):
             self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
             self._prefetch(m)
-        with m.Elif(self._list_asks & (list_turn | ~head.o.valid)):
+        with m.Elif(self._list_asks & (list_turn | ~head.o.valid | self._follows)):
             m.d.comb += self._from_list.eq(1)
             m.d.sync += list_turn.eq(0)
             self._look_at(m, request.page, waiting.payload.index)
@@ -191,7 +196,10 @@ class PageCache(wiring.Component):
             m.d.sync += [head_waited.eq(~head.o.ready), list_turn.eq(1)]
             self._look_at(m, request.page, head.o.p.index)
             slots = self._slots
-            m.d.comb += waiting.slot.eq(self._slot_number(Mux(slots.hit, slots.hit_way, slots.victim_way)))
+            m.d.comb += [
+                waiting.follow.eq(0),
+                waiting.slot.eq(self._slot_number(Mux(slots.hit, slots.hit_way, slots.victim_way))),
+            ]
             with m.Switch(request.op):
                 with m.Case(CacheOp.READ):
                     self._read(m)
@@ -204,6 +212,27 @@ class PageCache(wiring.Component):
                 with m.Case(CacheOp.FLUSH):
                     self._flush(m)
         return m
+
+    def _follow(self, m, head):
+        """The head joins the list that the one before it has joined, if it is for the same page and that list has not
+        ended: this needs no look at the slots, so it is done beside whatever else looks at them."""
+        waiting, request = self._waiting, head.p.request
+        joined = Signal(request.page.shape())
+        self._follows = Signal()
+        m.d.comb += [
+            # The list is not empty, so its slot still has the page that the last request joined for.
+            self._follows.eq(head.valid & self._waits_its_turn(request) & (request.page == joined)
+                             & waiting.can_follow),
+            waiting.follow.eq(self._follows),
+        ]
+        with m.If(waiting.push):
+            m.d.sync += joined.eq(request.page)
+
+    @staticmethod
+    def _waits_its_turn(request):
+        """Whether a request has to wait where others wait for its page."""
+        return (request.op == CacheOp.READ) | ((request.op == CacheOp.WRITE)
+                                               & (request.poison | request.byte_enable.any()))
 
     def _serve_list(self, m):
         """What the list whose turn it is can do beside all else: its slot is busy for all others, so what the slot says
@@ -403,13 +432,23 @@ class PageCache(wiring.Component):
 
     # Answers of the movers
 
-    def _take_fetch(self, m):
-        done, slots = self.fetch_done.p, self._slots
+    def _opens_at_once(self):
+        """Whether a write waits for the page that was fetched, and it is EMPTY."""
+        done = self.fetch_done.p
+        return (done.state == PageState.EMPTY) & self._fetched_to_write.bit_select(done.slot, 1)
+
+    def _take_fetch(self, m, opens):
+        done, slots, job = self.fetch_done.p, self._slots, self._out["open_job"]
         self._look_at_slot(m, done.slot)
         early = done.slot == self._early_slot
         used = early & self._early_pops
         m.d.comb += [
-            self._waiting.wake.valid.eq(self._waiting.waits & ~(early & self._early_turn)),
+            job.valid.eq(opens),
+            job.p.kind.eq(OpenKind.OPEN),
+            job.p.slot.eq(done.slot),
+            job.p.page.eq(slots.slot.page),
+            job.p.stream.eq(slots.slot.stream),
+            self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early_turn)),
             self.events.prefetch_used.eq(used & slots.flags.prefetched),
             self.fetch_done.ready.eq(1),
             slots.write.eq(1),
@@ -444,6 +483,7 @@ class PageCache(wiring.Component):
             job.p.stream.eq(slots.slot.stream),
         ]
         with m.If(ends):
+            m.d.sync += self._fetched_to_write.bit_select(done.slot, 1).eq(0)
             self._mark(m, valid=again, busy=again)
             with m.If(done.kind == SealKind.SPILL):
                 m.d.sync += self._spilling.eq(0)
@@ -494,8 +534,11 @@ class PageCache(wiring.Component):
         ]
         if not prefetched:
             m.d.comb += self._single_row(job)
+        request = self._request
+        to_write = 0 if prefetched else (request.op == CacheOp.WRITE) & ~request.poison
         with m.If(job.ready):
             self._mark(m, busy=1, prefetched=prefetched)
+            m.d.sync += self._fetched_to_write.bit_select(job.p.slot, 1).eq(to_write)
 
     def _single_row(self, job):
         """Asks for the row that the head wants, where that is all it wants."""

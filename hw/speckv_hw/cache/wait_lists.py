@@ -34,6 +34,10 @@ class WaitLists(wiring.Component):
     pushed : In(request)
     room : Out
         A request can be appended to the list of `slot`.
+    follow : In
+        Appends `pushed` to the list that was last appended to; only while `can_follow`, and not with `push`.
+    can_follow : Out
+        That list is not empty, and a request can be appended to it.
     asked, waits : In, Out
         Whether a request waits for the slot `asked`.
     wake : In(stream of slot and `refused`)
@@ -57,6 +61,8 @@ class WaitLists(wiring.Component):
             "slot": In(slot),
             "pushed": In(request),
             "room": Out(1),
+            "follow": In(1),
+            "can_follow": Out(1),
             "asked": In(slot),
             "waits": Out(1),
             "wake": In(stream.Signature(data.StructLayout({"slot": slot, "refused": 1}))),
@@ -91,22 +97,27 @@ class WaitLists(wiring.Component):
         place = self._places(m, places)
         current, following = Signal(index), next_read.data
         starts, stays = Signal(), Signal()
+        joined, appends, target = Signal(len(self.slot)), Signal(), Signal(len(self.slot))
         m.d.comb += [
+            appends.eq(self.push | self.follow),
+            target.eq(Mux(self.follow, joined, self.slot)),
             request_write.addr.eq(place),
             request_write.data.eq(self.pushed),
-            request_write.en.eq(self.push),
-            tail_read.addr.eq(self.slot),
-            tail_write.addr.eq(self.slot),
+            request_write.en.eq(appends),
+            tail_read.addr.eq(target),
+            tail_write.addr.eq(target),
             tail_write.data.eq(place),
-            tail_write.en.eq(self.push),
+            tail_write.en.eq(appends),
             next_write.addr.eq(tail_read.data),
             next_write.data.eq(place),
-            next_write.en.eq(self.push & filled.bit_select(self.slot, 1)),
+            next_write.en.eq(self.follow | (self.push & filled.bit_select(self.slot, 1))),
             next_read.addr.eq(current),
             last_read.addr.eq(self.of),
             head_read.addr.eq(turns.o.p.slot),
             # While the last request leaves none can come after it.
             self.room.eq(self._has_place & ~(self.valid & self.last & (self.of == self.slot))),
+            self.can_follow.eq(self._has_place & filled.bit_select(joined, 1)
+                               & ~(self.valid & self.last & (self.of == joined))),
             self.waits.eq(filled.bit_select(self.asked, 1)),
             self.last.eq(current == last_read.data),
             self.payload.eq(request_read.data),
@@ -136,6 +147,8 @@ class WaitLists(wiring.Component):
             ]
         with m.If(self.pop & self.last):
             m.d.sync += filled.bit_select(self.of, 1).eq(0)
+        with m.If(appends):
+            m.d.sync += joined.eq(target)
         with m.If(self.push):
             m.d.sync += filled.bit_select(self.slot, 1).eq(1)
         m.d.comb += [self._freed.i.payload.eq(current), self._freed.i.valid.eq(self.pop)]
@@ -151,8 +164,8 @@ class WaitLists(wiring.Component):
         m.d.comb += [
             self._has_place.eq(~all_used | freed.o.valid),
             place.eq(Mux(all_used, freed.o.payload, fresh)),
-            freed.o.ready.eq(self.push & all_used),
+            freed.o.ready.eq((self.push | self.follow) & all_used),
         ]
-        with m.If(self.push & ~all_used):
+        with m.If((self.push | self.follow) & ~all_used):
             m.d.sync += fresh.eq(fresh + 1)
         return place

@@ -4,7 +4,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import transfer
+from speckv_hw.mem.flag_queue import FlagQueue
+from speckv_hw.stream import Fifo, transfer
 from speckv_hw.types import (
     PAGE_WIDTH,
     SECTOR_WIDTH,
@@ -25,6 +26,10 @@ from speckv_hw.types import (
 from speckv_model.constants import OPEN_SECTORS
 
 __all__ = ["SealFinisher", "SealOutcome"]
+
+
+UPDATED = 8
+"""Pages whose entry is on its way to DRAM."""
 
 
 class SealOutcome(data.Struct):
@@ -48,10 +53,11 @@ class SealOutcome(data.Struct):
 
 
 class SealFinisher(wiring.Component):
-    """Waits until DRAM has the lines, writes the entry, gives sectors back, and answers; one page at a time, in order.
+    """Waits until DRAM has the lines, writes the entry, waits for it too, gives sectors back, and answers, in order.
 
-    A page whose lines DRAM refused becomes POISONED and gives back all that it held. Where the entry cannot be written
-    nothing is given back, since it is not known what DRAM holds. Both are logged as MEMORY_WRITE.
+    While DRAM takes the entry of a page, those of up to `UPDATED` pages after it are written. A page whose lines DRAM
+    refused becomes POISONED and gives back all that it held. Where the entry cannot be written nothing is given back,
+    since it is not known what DRAM holds. Both are logged as MEMORY_WRITE.
 
     Members
     -------
@@ -59,6 +65,7 @@ class SealFinisher(wiring.Component):
     write_done : In(stream of WriteDone)
         One for each outcome that `is_written`, in order.
     table_request, table_response : client of the page table
+        A response is taken at once, whoever does not take what comes out here.
     free : Out(stream of FreeRequest)
     error : Out(stream of ErrorRecord)
     done : Out(stream of SealDone)
@@ -77,29 +84,28 @@ class SealFinisher(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        outcome = self.outcome.p
-        failed = Signal(ErrorKind)
-        state = Signal(PageState)
-        is_sealed = state == PageState.SEALED
-        remainder = is_sealed & outcome.stays
+        m.submodules.updated = updated = Fifo(SealOutcome, UPDATED)
+        self._update(m, updated.i)
+        self._answer(m, updated.o)
+        return m
+
+    def _update(self, m, updated):
+        """From an outcome to its update; what came of its lines changes `failed` and the state."""
+        outcome = Signal(SealOutcome)
         m.d.comb += [
             self.table_request.p.op.eq(TableOp.UPDATE),
             self.table_request.p.page.eq(outcome.page),
             self.table_request.p.entry.eq(outcome.entry),
-            self.table_request.p.entry.state.eq(state),
-            self.error.p.kind.eq(failed),
-            self.error.p.address.eq(outcome.page << 12),
-            self.done.p.kind.eq(outcome.kind),
-            self.done.p.slot.eq(outcome.slot),
-            self.done.p.state.eq(state),
+            updated.payload.eq(outcome),
         ]
-        with m.FSM():
+        with m.FSM(name="update"):
             with m.State("IDLE"):
-                m.d.sync += [failed.eq(outcome.failed), state.eq(outcome.entry.state)]
+                m.d.comb += self.outcome.ready.eq(1)
+                m.d.sync += outcome.eq(self.outcome.payload)
                 with m.If(self.outcome.valid):
-                    with m.If(outcome.failed != ErrorKind.NONE):
-                        m.next = "LOG"
-                    with m.Elif(outcome.is_written):
+                    with m.If(self.outcome.p.failed != ErrorKind.NONE):
+                        m.next = "PASS"
+                    with m.Elif(self.outcome.p.is_written):
                         m.next = "WRITING"
                     with m.Else():
                         m.next = "UPDATE"
@@ -107,22 +113,57 @@ class SealFinisher(wiring.Component):
                 m.d.comb += self.write_done.ready.eq(1)
                 with m.If(self.write_done.valid):
                     with m.If(self.write_done.p.error):
-                        m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), state.eq(PageState.POISONED)]
+                        m.d.sync += [
+                            outcome.failed.eq(ErrorKind.MEMORY_WRITE),
+                            outcome.entry.state.eq(PageState.POISONED),
+                        ]
                     m.next = "UPDATE"
             with m.State("UPDATE"):
-                m.d.comb += self.table_request.valid.eq(1)
-                with m.If(self.table_request.ready):
-                    m.next = "UPDATED"
+                m.d.comb += [
+                    self.table_request.valid.eq(updated.ready),
+                    updated.valid.eq(self.table_request.ready),
+                ]
+                with m.If(transfer(updated)):
+                    m.next = "IDLE"
+            with m.State("PASS"):
+                m.d.comb += updated.valid.eq(1)
+                with m.If(updated.ready):
+                    m.next = "IDLE"
+
+    def _answer(self, m, updated):
+        """From the end of an update to the answer."""
+        outcome = updated.p
+        failed = Signal(ErrorKind)
+        state = Signal(PageState)
+        m.submodules.faults = faults = FlagQueue(UPDATED)
+        remainder = (state == PageState.SEALED) & outcome.stays
+        m.d.comb += [
+            faults.i.payload.eq(self.table_response.p.fault != TableFault.NONE),
+            faults.i.valid.eq(self.table_response.valid),
+            self.table_response.ready.eq(faults.i.ready),
+            self.error.p.kind.eq(failed),
+            self.error.p.address.eq(outcome.page << 12),
+            self.done.p.kind.eq(outcome.kind),
+            self.done.p.slot.eq(outcome.slot),
+            self.done.p.state.eq(state),
+        ]
+        with m.FSM(name="answer"):
             with m.State("UPDATED"):
-                m.d.comb += self.table_response.ready.eq(1)
-                with m.If(self.table_response.valid):
-                    with m.If(self.table_response.p.fault != TableFault.NONE):
-                        m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), state.eq(PageState.POISONED)]
+                m.d.sync += [failed.eq(outcome.failed), state.eq(outcome.entry.state)]
+                with m.If((outcome.failed != ErrorKind.NONE) & (outcome.failed != ErrorKind.MEMORY_WRITE)):
+                    # There was no update.
+                    with m.If(updated.valid):
                         m.next = "LOG"
-                    with m.Elif(state == PageState.OPEN):
-                        m.next = "DONE"
-                    with m.Else():
-                        m.next = "GIVE_BACK"
+                with m.Else():
+                    m.d.comb += faults.o.ready.eq(updated.valid)
+                    with m.If(transfer(faults.o)):
+                        with m.If(faults.o.payload):
+                            m.d.sync += [failed.eq(ErrorKind.MEMORY_WRITE), state.eq(PageState.POISONED)]
+                            m.next = "LOG"
+                        with m.Elif(outcome.entry.state == PageState.OPEN):
+                            m.next = "DONE"
+                        with m.Else():
+                            m.next = "GIVE_BACK"
             with m.State("GIVE_BACK"):
                 # The reserved sectors, or what of them the sealed page does not take.
                 m.d.comb += [
@@ -150,7 +191,6 @@ class SealFinisher(wiring.Component):
                 with m.If(self.error.ready):
                     m.next = "DONE"
             with m.State("DONE"):
-                m.d.comb += [self.done.valid.eq(1), self.outcome.ready.eq(self.done.ready)]
+                m.d.comb += [self.done.valid.eq(1), updated.ready.eq(self.done.ready)]
                 with m.If(transfer(self.done)):
-                    m.next = "IDLE"
-        return m
+                    m.next = "UPDATED"

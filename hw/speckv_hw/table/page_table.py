@@ -8,7 +8,7 @@ from speckv_hw.table.claims import Claims
 from speckv_hw.table.share import Share
 from speckv_hw.table.tlb import Tlb, TlbRequest, TlbResult
 from speckv_hw.table.walker import Walker
-from speckv_hw.table.writer import EntryWriter, WriteJob
+from speckv_hw.table.writer import WRITING, EntryWriter, JobDone, WriteJob
 from speckv_hw.types import (
     ReadData,
     ReadRequest,
@@ -32,11 +32,12 @@ class PageTable(wiring.Component):
                                  |     +-- writer -- write port
                               claims
 
-    Every request gets one response, in order per client; a client has one request under way. Walkers run
-    side by side (a hit overtakes another client's walk or CLEAR), but never on the same table line. A client
-    that does not take its response delays nobody else. When the response of an UPDATE is offered DRAM holds
-    the entry and the TLB none but it; when that of a CLEAR is, all entries of the range read as zeros, here
-    and in DRAM.
+    Every request gets one response, in order per client. A client has one request under way, or several
+    UPDATEs. Walkers run side by side (a hit overtakes another client's walk or CLEAR), but never on the same
+    table line. A client that does not take its response delays nobody else. An UPDATE is seen by whoever asks
+    soon after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
+    offered DRAM holds the entry. When the response of a CLEAR is offered all entries of the range read as
+    zeros, here and in DRAM.
 
     Latency of a LOOKUP that hits: `latency` clocks from acceptance to the response, if the other clients are
     quiet. On reset requests under way are dropped and the TLB is empty; the memory port must be reset too.
@@ -52,8 +53,7 @@ class PageTable(wiring.Component):
     request0, request1, ... : In(stream(TableRequest))
         Check bits in `entry` are ignored: they are computed here.
     response0, response1, ... : Out(stream(TableResponse))
-        LOOKUP: the entry. UPDATE: the entry with its check bits. CLEAR: zeros. `fault` other than NONE: a
-        POISONED entry, zero elsewhere.
+        LOOKUP: the entry. UPDATE, CLEAR: zeros. `fault` other than NONE: a POISONED entry, zero elsewhere.
     read_request, read_data, write_request, write_data, write_done
         Client side of the memory port. Reads are single lines; writes stay inside 64 lines.
     hit, miss : Out
@@ -88,11 +88,17 @@ class PageTable(wiring.Component):
         m.submodules.claims = claims = Claims(self._clients)
         m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, self._clients, outstanding=1)
         m.submodules.walks = walks = Share(ReadRequest, ReadData, self._clients, outstanding=self._clients)
-        m.submodules.writes = writes = Share(WriteJob, WriteDone, self._clients, outstanding=self._clients)
+        m.submodules.writes = writes = Share(WriteJob, JobDone, self._clients, outstanding=WRITING)
 
         wiring.connect(m, lookups.server_request, tlb.request)
         wiring.connect(m, tlb.result, lookups.server_response)
-        wiring.connect(m, walks.server_request, wiring.flipped(self.read_request))
+        # DRAM may carry out a read before a write that it was given before.
+        m.d.comb += [
+            writer.line.eq(walks.server_request.payload.line),
+            self.read_request.payload.eq(walks.server_request.payload),
+            self.read_request.valid.eq(walks.server_request.valid & ~writer.writes),
+            walks.server_request.ready.eq(self.read_request.ready & ~writer.writes),
+        ]
         wiring.connect(m, wiring.flipped(self.read_data), walks.server_response)
         wiring.connect(m, writes.server_request, writer.job)
         wiring.connect(m, writer.done, writes.server_response)

@@ -1,6 +1,6 @@
 """Writes of page table entries to device DRAM."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,7 +8,10 @@ from speckv_hw.stream import transfer
 from speckv_hw.types import DRAM_LINE_WIDTH, Entry, WriteData, WriteDone, WriteRequest
 from speckv_model.constants import ENTRIES_PER_LINE
 
-__all__ = ["EntryWriter", "WriteJob"]
+__all__ = ["EntryWriter", "JobDone", "WriteJob"]
+
+WRITING = 16
+"""Jobs whose end can be waited for at once."""
 
 
 class WriteJob(data.Struct):
@@ -19,17 +22,26 @@ class WriteJob(data.Struct):
     entry: Entry
 
 
+class JobDone(data.Struct):
+    """A job has ended that began with `line`."""
+    line: DRAM_LINE_WIDTH
+    error: 1
+
+
 class EntryWriter(wiring.Component):
     """Writes an entry to one place in DRAM, or the same entry to many.
 
-    A job is taken when its last line is handed over: 1 + `count` clocks at best. Jobs may follow before
-    their writes are done; `done` passes through, one for each job in order. A reset drops the job under way.
+    A job is taken when its last line is handed over: 1 + `count` clocks at best. Up to `WRITING` jobs may follow
+    before their writes are done; `done` passes through, one for each job in order. A reset drops all jobs.
 
     Members
     -------
     job : In(stream(WriteJob))
         1 <= `count` <= 64.
-    done : Out(stream(WriteDone))
+    done : Out(stream(JobDone))
+    line, writes : In, Out
+        Whether a job that writes part of `line` was taken and its `done` was not. Whole lines are left out: who
+        clears lets others read meanwhile.
     write_request : Out(stream(WriteRequest))
     write_data : Out(stream(WriteData))
         Offered after the request that it belongs to was accepted.
@@ -37,15 +49,17 @@ class EntryWriter(wiring.Component):
     """
 
     job: In(stream.Signature(WriteJob))
-    done: Out(stream.Signature(WriteDone))
+    done: Out(stream.Signature(JobDone))
+    line: In(DRAM_LINE_WIDTH)
+    writes: Out(1)
     write_request: Out(stream.Signature(WriteRequest))
     write_data: Out(stream.Signature(WriteData))
     write_done: In(stream.Signature(WriteDone))
 
     def elaborate(self, platform):
         m = Module()
-        wiring.connect(m, wiring.flipped(self.write_done), wiring.flipped(self.done))
         job = self.job.payload
+        room = self._remember(m)
         sent = Signal(7)
         last = Signal()
         m.d.comb += [
@@ -57,7 +71,7 @@ class EntryWriter(wiring.Component):
         ]
         with m.FSM(name="step"):
             with m.State("REQUEST"):
-                m.d.comb += self.write_request.valid.eq(self.job.valid)
+                m.d.comb += self.write_request.valid.eq(self.job.valid & room)
                 m.d.sync += sent.eq(0)
                 with m.If(transfer(self.write_request)):
                     m.next = "DATA"
@@ -68,3 +82,26 @@ class EntryWriter(wiring.Component):
                     with m.If(last):
                         m.next = "REQUEST"
         return m
+
+    def _remember(self, m):
+        """Keeps the line of each job until its end. Whether there is room for another one."""
+        lines = Array(Signal(DRAM_LINE_WIDTH, name=f"line{n}") for n in range(WRITING))
+        used, partial = Signal(WRITING), Signal(WRITING)
+        newest, oldest = Signal(range(WRITING)), Signal(range(WRITING))
+        m.d.comb += [
+            self.done.payload.line.eq(lines[oldest]),
+            self.done.payload.error.eq(self.write_done.payload.error),
+            self.done.valid.eq(self.write_done.valid),
+            self.write_done.ready.eq(self.done.ready),
+            self.writes.eq((Cat(line == self.line for line in lines) & used & partial).any()),
+        ]
+        with m.If(transfer(self.done)):
+            m.d.sync += [used.bit_select(oldest, 1).eq(0), oldest.eq(oldest + 1)]
+        with m.If(transfer(self.job)):
+            m.d.sync += [
+                lines[newest].eq(self.job.payload.line),
+                used.bit_select(newest, 1).eq(1),
+                partial.bit_select(newest, 1).eq(~self.job.payload.enable.all()),
+                newest.eq(newest + 1),
+            ]
+        return ~used.bit_select(newest, 1)

@@ -78,7 +78,7 @@ class Opener:
 
     def replace(self, page, before, after):
         """Writes the entry `after` and gives back what `before` held. Returns whether DRAM took the entry."""
-        _, fault = self._table.update(page, after)
+        fault = self._table.update(page, after)
         if fault != TableFault.NONE:
             self._errors.record(ErrorKind.MEMORY_WRITE, page << PAGE_BITS)
             return False

@@ -98,18 +98,18 @@ class PageTable:
         return (entry, TableFault.NONE) if entry.intact else (POISONED, TableFault.CORRUPT)
 
     def update(self, page, entry):
-        """Makes `entry`, check bits computed here, the entry of `page`. Returns it and a `TableFault`."""
+        """Makes `entry`, check bits computed here, the entry of `page`. Returns a `TableFault`."""
         line, quarter = self._split(page)
         entry = entry.sealed()
         raw = np.frombuffer(entry.pack(), dtype=np.uint8)
         enable = np.arange(ENTRIES_PER_LINE)[None] == quarter
         if self._write(line, np.tile(raw, (1, ENTRIES_PER_LINE)), enable):
             self._tlb.drop(line)
-            return POISONED, TableFault.MEMORY
+            return TableFault.MEMORY
         cached = self._tlb.find(line)
         if cached is not None:
             cached[quarter * ENTRY_BYTES:(quarter + 1) * ENTRY_BYTES] = raw
-        return entry, TableFault.NONE
+        return TableFault.NONE
 
     def clear(self, page, count):
         """Makes `count` pages from `page` on EMPTY, both multiples of four. Returns a `TableFault`."""
