@@ -5,9 +5,6 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.data import Layout, View
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import transfer
-
-
 WIDE = 256
 """Bits from which on a field is data that moves through in one piece."""
 
@@ -66,26 +63,23 @@ class Free(wiring.Component):
         return Module()
 
 
-def contract_of(dut, *, only=None, meanings={}, free=()):
+def contract_of(dut, *, only=None, skip=(), meanings={}, free=()):
     """Module and free inputs: assumes the contract of the inputs of `dut` and asserts that of its outputs.
 
-    With `only`, that of the output of this name. `meanings` has the `meaning` of outputs, by name. Components of
-    `free` stand in for parts of `dut`, which keep the contract, and it must be kept towards them.
+    With `only`, that of the output of this name; none of those of `skip`. `meanings` has the `meaning` of streams, by name. Components of
+    `free` stand in for parts of `dut` that keep the contract.
     """
     m = Module()
     m.submodules.dut = dut
     for name, flow, port in streams_of(dut):
         if flow == In:
             contract(m, port, Assume, name)
-        elif only in (None, name):
+        elif only in (None, name) and name not in skip:
             contract(m, port, Assert, name, meanings.get(name))
     inputs = inputs_of(dut)
-    for part in free:
+    for n, part in enumerate(free):
         for name, flow, port in streams_of(part):
-            name = f"part_{name}"
             if flow == Out:
-                contract(m, port, Assume, name)
-            elif only in (None, name):
-                contract(m, port, Assert, name)
+                contract(m, port, Assume, f"part{n}_{name}", meanings.get(name))
         inputs += part.outputs
     return m, inputs
