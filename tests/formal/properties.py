@@ -63,12 +63,13 @@ class Free(wiring.Component):
         return Module()
 
 
-def contract_of(dut, *, only=None, skip=(), meanings={}, free=()):
+def contract_of(dut, *, only=None, skip=(), meanings=None, free=()):
     """Module and free inputs: assumes the contract of the inputs of `dut` and asserts that of its outputs.
 
-    With `only`, that of the output of this name; none of those of `skip`. `meanings` has the `meaning` of streams, by name. Components of
-    `free` stand in for parts of `dut` that keep the contract.
+    With `only`, that of the output of this name; none of those of `skip`. `meanings` has the `meaning` of streams, by
+    name. Components of `free` stand in for parts of `dut` that keep the contract.
     """
+    meanings = meanings or {}
     m = Module()
     m.submodules.dut = dut
     for name, flow, port in streams_of(dut):

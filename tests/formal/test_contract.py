@@ -203,7 +203,15 @@ def prove_contract(case, only=None):
         prove(m, inputs, free_memories=True, probes=probes or (), **case.options)
 
 
-@pytest.mark.parametrize("name", CASES)
+# These take ten seconds and more.
+DEEP = {"Endpoint", "PageCache", "Opener", "Fetcher", "Sealer", "PoolAllocator"}
+
+
+def deep(names):
+    return [pytest.param(name, marks=pytest.mark.deep) if name in DEEP else name for name in names]
+
+
+@pytest.mark.parametrize("name", deep(CASES))
 def test_contract(name):
     case = CASES[name]
     for only in case.apart or (None,):
@@ -244,7 +252,7 @@ def test_a_mistake_is_found(mutant):
     refute(m, inputs, steps=4)
 
 
-@pytest.mark.parametrize("name", ["Endpoint", "CommandQueue"])
+@pytest.mark.parametrize("name", deep(["Endpoint", "CommandQueue"]))
 def test_the_surroundings_that_a_case_assumes_are_needed(name):
     m, inputs = contract_of(CASES[name].make())
     refute(m, inputs, free_memories=True)

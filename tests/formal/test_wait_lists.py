@@ -10,7 +10,7 @@ from speckv_hw.cache.wait_lists import WaitLists
 
 SMALL = SimpleNamespace(cache_pages=2, requests_in_flight=3)
 """What the lists take from a configuration; smaller than the smallest device."""
-CLOCKS = 14
+CLOCKS = 8
 
 
 def list_properties():
