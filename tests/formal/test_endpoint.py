@@ -36,3 +36,27 @@ def test_answers_never_wait_for_the_host():
 def test_answers_can_wait_for_a_turn():
     m, inputs = answers(0, 2)
     refute(m, inputs, free_memories=True)
+
+
+def turns(channel, others):
+    """An access of `channel` for which room is reserved, while the context table takes a lookup a clock."""
+    m = Module()
+    m.submodules.dut = dut = Endpoint(SMALL)
+    for name, flow, port in streams_of(dut):
+        if flow == In:
+            contract(m, port, Assume, name)
+    m.d.comb += Assume(dut.lookup.ready)
+    valid, ready = Signal(name="offered"), Signal(name="taken")
+    soon(m, ~valid | ready, others, "turn")
+    return m, inputs_of(dut), [(valid, f"dut.accesses.i{channel}__valid"), (ready, f"dut.accesses.i{channel}__ready")]
+
+
+@pytest.mark.parametrize("channel", [0, 1], ids=["Req", "RwD"])
+def test_a_channel_with_room_never_waits_for_the_other(channel):
+    m, inputs, probes = turns(channel, 2)
+    prove(m, inputs, probes=probes, free_memories=True)
+
+
+def test_channels_take_turns():
+    m, inputs, probes = turns(0, 1)
+    refute(m, inputs, probes=probes, free_memories=True)
