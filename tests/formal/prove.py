@@ -101,7 +101,7 @@ def _yosys(directory, script, timeout):
         raise ProofFailed(f"no proof within {timeout} s") from None
 
 
-def check(module, ports, *, probes=(), cut=(), free_memories=False, bound=None, steps=None, timeout=120, table=True):
+def check(module, ports, *, probes=(), cut=(), free_memories=False, bound=None, steps=None, timeout=300, table=True):
     """Whether each `Assert` of `module` holds, for all inputs that its `Assume`s allow, resets included.
 
     Parameters

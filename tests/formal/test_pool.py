@@ -123,7 +123,7 @@ WATCHED = 37
 @pytest.mark.deep
 def test_no_sector_is_given_out_twice():
     m, inputs, parts, _ = pool_properties(WATCHED)
-    with_parts(parts, hold_for, m, inputs, CLOCKS, timeout=200)
+    with_parts(parts, hold_for, m, inputs, CLOCKS)
 
 
 @pytest.mark.deep
