@@ -53,6 +53,8 @@ class Free(wiring.Component):
     """Stands in for the component `like`: its outputs are free inputs of the proof."""
 
     def __init__(self, like):
+        # Amaranth warns of components that are never elaborated.
+        like._MustUse__silence = True
         super().__init__(dict(like.signature.members.items()))
 
     @property
