@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
 export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help test demo verilog synth bench-codec bench-link bench-memory soak lint clean tools
+.PHONY: help test formal demo verilog synth bench-codec bench-link bench-memory soak lint clean tools
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -31,7 +31,10 @@ test: tools $(VENV)/.test  ## Check the style and run all tests (WORKERS=2)
 	ruff check .
 	@# Built first, so that no test is charged with it
 	python -c 'from speckv_model.config import DeviceConfig; from speckv_sim.build import build; build(DeviceConfig.small())'
-	python -m pytest -q -n $(WORKERS) --dist worksteal
+	python -m pytest -q -n $(WORKERS) --dist worksteal -m "not deep"
+
+formal: $(VENV)/.test  ## Prove the properties of docs/design.md, also those that take long
+	python -m pytest -q tests/formal
 
 demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
 	speckv demo --tokens $(TOKENS) --link $(LINK)
