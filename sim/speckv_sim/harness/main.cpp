@@ -222,7 +222,7 @@ private:
             case Op::SUBMIT: return submit(c.a);
             case Op::DRAM_READ: return read_dram(c.a, c.b);
             case Op::DRAM_WRITE: return write_dram(c.a);
-            case Op::DRAM_FAIL: dram.fail_lines(c.a, c.b, c.c & 1, c.c & 2); return reply(Status::OK);
+            case Op::DRAM_FAIL: dram.fail_lines(c.a, c.b, c.c & 1, c.c & 2, c.d); return reply(Status::OK);
             case Op::DRAM_HEAL: dram.heal(); return reply(Status::OK);
             case Op::SET: return set(static_cast<Setting>(c.a), c.b);
             case Op::DRAM_COUNTS: {
