@@ -5,6 +5,7 @@ TOKENS ?= 48
 LINK ?= simulated
 CONFIG ?= default
 OPS ?= 200000
+FAULTS ?= 10000
 SEED ?= 1
 BLOCKS ?=
 WINDOWS ?= 64
@@ -21,7 +22,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
 export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help test demo verilog synth bench-codec bench-link bench-memory soak lint clean tools
+.PHONY: help test demo verilog synth bench-codec bench-link bench-memory soak faults lint clean tools
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -53,6 +54,9 @@ bench-memory: tools $(VENV)/.base  ## Measure the device's memory system in its 
 
 soak: tools $(VENV)/.base  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
 	speckv soak --ops $(OPS) --seed $(SEED)
+
+faults: tools $(VENV)/.base  ## Inject faults into the RTL's DRAM; nothing may be silently wrong (FAULTS=10000 SEED=1)
+	speckv faults --faults $(FAULTS) --seed $(SEED)
 
 lint: $(VENV)/.test  ## Check the style only
 	ruff check .

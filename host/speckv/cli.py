@@ -14,6 +14,7 @@ from .bench import link as bench_link
 from .bench import memory as bench_memory
 from .calibrate.command import command as calibrate_command
 from .errors import SpeckvError
+from .faults.command import command as faults_command
 
 link_option = click.option("--link", type=click.Choice(list(demonstration.LINKS)), default="simulated",
                            show_default=True, help="The Verilated RTL, or the NumPy model.")
@@ -83,6 +84,7 @@ bench.add_command(bench_link.main, "link")
 bench.add_command(bench_memory.main, "memory")
 main.add_command(calibrate_command)
 main.add_command(soak.command)
+main.add_command(faults_command)
 
 
 if __name__ == "__main__":

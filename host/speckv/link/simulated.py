@@ -29,8 +29,8 @@ DRAM_COUNTS = np.dtype([(name, "<u8") for name in (
     "lines_read", "lines_written", "bytes_written", "read_bursts", "write_bursts", "most_read_bursts",
     "failed_lines_read", "failed_write_bursts", "unanswered_bursts")])
 """What passed between the device and its DRAM: whole lines, bytes enabled in those written, bursts, the most read
-bursts that were accepted and whose last data the device had not yet taken at one time, lines read and bursts written with
-an error as the answer, and bursts that were not answered."""
+bursts that were accepted and whose last data the device had not yet taken at one time, lines read and bursts written
+with an error as the answer, and bursts that were not answered."""
 
 
 class _Op(enum.IntEnum):

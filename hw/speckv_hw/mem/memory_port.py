@@ -15,16 +15,16 @@ __all__ = ["MemoryPort"]
 class MemoryPort(wiring.Component):
     """An AXI4 manager that reads and writes bursts of 64-byte lines for several clients.
 
-    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants
-    it, as bursts of type INCR and size 64 bytes whose identifier, or its low bits, are the client's number. Throughput, one line
-    a clock in each direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and
+    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants it, as
+    bursts of type INCR and size 64 bytes whose identifier, or its low bits, are the client's number. Throughput, one
+    line a clock in each direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and
     `WritePort.request_latency`. Order is kept within each client; there is none between clients or between
     reads and writes: what a write wrote may be read once its `done` was offered. Nothing that a client does
     with its own streams can block another, but for a writer that has offered the first line of a burst: it
     must offer the others within bounded time.
 
-    Memory that does not answer for `timeout` clocks is given up: the lines and requests concerned end as errors, and late
-    answers are dropped (`ReadClient`, `WritePort`). It must accept addresses and data within bounded time.
+    Memory that does not answer for `timeout` clocks is given up: the lines and requests concerned end as errors, and
+    late answers are dropped (`ReadClient`, `WritePort`). It must accept addresses and data within bounded time.
 
     The port is empty after reset, and the memory behind it must be reset with it.
 

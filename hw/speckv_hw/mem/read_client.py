@@ -30,8 +30,8 @@ class ReadClient(wiring.Component):
     A burst is asked for only when the queue has room reserved for all of it. Bursts of a series are answered in order.
     Where answers are due and none has come for `timeout` clocks, all bursts that were asked for are given up: the lines
     that are missing are delivered as errors, a line a clock, and what follows is asked for in another series. A series
-    is not used again until all that was asked for in it has been answered, so that no late answer is taken for another's;
-    as long as there is none left, requests end as errors at once. Order kept. Empty on reset.
+    is not used again until all that was asked for in it has been answered, so that no late answer is taken for that of
+    another burst; as long as there is none left, requests end as errors at once. Order kept. Empty on reset.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ class ReadPort(wiring.Component):
     room reserved for all of it, so R is never held up (`rready` is always high) and no client can block
     another. Empty on reset.
 
-    A client's identifiers are its number plus multiples of the power of two that all numbers are below: the series of its
-    `ReadClient`, which says what becomes of bursts that are not answered.
+    A client's identifiers are its number plus multiples of the power of two that all numbers are below: the series
+    of its `ReadClient`, which says what becomes of bursts that are not answered.
 
     Parameters
     ----------

@@ -25,10 +25,10 @@ class WritePort(wiring.Component):
     held up (`bready` is always high): a request's last burst starts only when there is room for its `done`.
     Empty on reset.
 
-    Where a writer's answers are due and none has come for `timeout` clocks, its requests under way end as errors, and the
-    answers that are still to come are dropped. Later bursts have the same identifier, so memory takes their data after
-    that of those given up, and answers them after those; where `bursts_in_flight` answers are overdue, requests end as
-    errors without being written until all of them have come.
+    Where a writer's answers are due and none has come for `timeout` clocks, its requests under way end as errors, and
+    the answers that are still to come are dropped. Later bursts have the same identifier, so memory takes their data
+    after that of those given up, and answers them after those; where `bursts_in_flight` answers are overdue, requests
+    end as errors without being written until all of them have come.
 
     Parameters
     ----------
