@@ -81,7 +81,7 @@ class Campaign:
         """Takes faults of `kinds` for a part of the pages, one for each, and judges them. Returns how many."""
         free = set(range(self.store.pages))
         faults = []
-        while kinds and len(faults) < self.store.pages * 2 // 3:
+        while kinds and free and len(faults) < self.store.pages * 2 // 3:
             page = int(self._rng.choice(sorted(free)))
             concerned = self.store.neighbours(page) if kinds[-1].startswith("entry read") else [page]
             if not free.issuperset(concerned):
@@ -246,7 +246,8 @@ def main(link="sim", preset="small", faults=10_000, seed=1, reports=REPORTS, con
     result = {outcome: campaign.total(outcome) for outcome in OUTCOMES} | {
         "hangs": hangs, "error_records": campaign.error_records, "collateral_poison": campaign.collateral_poison,
         "not_mended": campaign.not_mended, "unrecorded": campaign.unrecorded,
-        "row_check_missed": campaign.row_check_missed, "unexpected": campaign.unexpected + hangs, "by_kind": campaign.by_kind, "by_form": campaign.by_form,
+        "row_check_missed": campaign.row_check_missed, "unexpected": campaign.unexpected + hangs,
+        "by_kind": campaign.by_kind, "by_form": campaign.by_form,
         "described": campaign.described, "seed": seed, "link": link, "timeout_clocks": TIMEOUT_CLOCKS,
         "clocks": clocks, "wall_s": time.perf_counter() - begin, "config": config.to_dict(),
         "command": f"speckv faults --link {link} --config {preset} --faults {faults} --seed {seed}"}

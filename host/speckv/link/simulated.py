@@ -16,7 +16,7 @@ from speckv_sim.build import build
 from ..errors import LinkError, LinkTimeout, SimulationDied
 from .base import DRAM_RESPONSES, Link
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 _COMMAND = struct.Struct("<IIQQQQ")
 _REPLY = struct.Struct("<IIQQ")
 _BATCH = 16384
@@ -194,6 +194,22 @@ class SimulatedLink(Link):
             raise ValueError(f"clocks must be positive, not {clocks!r}")
         responses = np.empty(requests.size, RESPONSE)
         self._call(_Op.SUBMIT, clocks, payload=requests, answer=responses)
+        return responses
+
+    def submit_and_write(self, requests, clocks, address, value):
+        """As `submit` of up to 16384 `requests`, and `clocks` clocks after its begin writes `value` to a register.
+
+        Waits for the responses, but for nothing that the register sets off.
+        """
+        self._check_open()
+        self._check_mmio(address, value)
+        requests = self._check_requests(requests)
+        if requests.size > _BATCH:
+            raise ValueError(f"requests must be at most {_BATCH}, not {requests.size}")
+        if clocks < 1:
+            raise ValueError(f"clocks must be positive, not {clocks!r}")
+        responses = np.empty(requests.size, RESPONSE)
+        self._call(_Op.SUBMIT, 0, clocks, address, value, payload=requests, answer=responses)
         return responses
 
     # MMIO

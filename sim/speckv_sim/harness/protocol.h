@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-constexpr uint64_t PROTOCOL_VERSION = 3;
+constexpr uint64_t PROTOCOL_VERSION = 4;
 
 enum class Op : uint32_t {
     RESET,       // resets the device
@@ -15,7 +15,8 @@ enum class Op : uint32_t {
     MMIO_READ,   // a = address; value = register
     MMIO_WRITE,  // a = address, b = value
     MMIO_POLL,   // a = address, b = mask, c = wanted, d = most clocks; value = register, or TIMEOUT
-    SUBMIT,      // payload: Request[n]; answer: Response[n]. a = clocks after which to stop and reset (0: never)
+    SUBMIT,      // payload: Request[n]; answer: Response[n]. a = clocks after which to stop and reset (0: never);
+                 // b = clocks after which value d is written to the register at c (0: not at all)
     DRAM_READ,   // a = byte address, b = bytes; answer: the bytes
     DRAM_WRITE,  // a = byte address; payload: the bytes
     DRAM_FAIL,   // a = first line, b = lines, c = 1 for reads + 2 for writes, d = response: SLVERR, DECERR or NO_ANSWER
