@@ -232,7 +232,8 @@ def main(link="sim", rounds=2000, seed=SEED, reports=REPORTS, console=None, conf
             fuzz.described.insert(0, f"the device does not answer any more: {error}")
     result = {"link": link, "seed": seed, "rounds": rounds, "requests": fuzz.requests, "commands": fuzz.commands,
               "accesses": fuzz.accesses, "mismatches": int(fuzz.mismatches),
-              "bystander_lines": fuzz.bystander_lines, "hangs": hangs, "described": fuzz.described, "wall_s": time.perf_counter() - begin, "config": config.to_dict(),
+              "bystander_lines": fuzz.bystander_lines, "hangs": hangs, "described": fuzz.described,
+              "wall_s": time.perf_counter() - begin, "config": config.to_dict(),
               "command": f"speckv fuzz --link {link} --rounds {rounds} --seed {seed}"}
     reports = Path(reports)
     reports.mkdir(parents=True, exist_ok=True)
