@@ -34,7 +34,7 @@ class Campaign:
     """Injects faults into what the device `tested` stores, and judges what it then reads.
 
     A fault is `detected` where a line that it concerns is poison or (faults of writes) an error was recorded; `stale`
-    where an error was recorded, but the page reads as it was before writes that had been taken; `silent_wrong` where a
+    where an error was recorded, but lines read as they were before writes that had been taken; `silent_wrong` where a
     line is neither poison nor right; else `harmless`: nobody read the bytes, or it had not come to a write. `twin` is
     an emulated device without faults. After each batch the faults are mended, and all must be as before; what poison
     stays lies in pages that the device itself had to rewrite, and ends with FREE.
@@ -42,7 +42,7 @@ class Campaign:
 
     def __init__(self, tested, twin, seed):
         self._rng = np.random.default_rng(seed)
-        self.store = Store(tested, twin, self._rng)
+        self._devices = tested, twin
         self.by_kind, self.by_form = {}, {}
         self.error_records = 0
         self.collateral_poison = 0
@@ -53,7 +53,13 @@ class Campaign:
         """Batches with fewer error records than pages with poison."""
         self.row_check_missed = 0
         """Faults of several bits in rows that were read alone, of those that are silently wrong."""
+        self.resets = 0
+        """The device was reset to get room back that entries took which could not be written."""
         self.described = []
+        self._fill_store()
+
+    def _fill_store(self):
+        self.store = Store(*self._devices, self._rng)
         self.store.set_timeout(TIMEOUT_CLOCKS)
         self.store.take_errors()
 
@@ -66,6 +72,11 @@ class Campaign:
         for kind in single:
             (self._write if "write" in kind else self._unanswered)(kind)
             on_faults(1)
+            if self.store.is_short_of_room:
+                self.resets += 1
+                for device in self._devices:
+                    device.reset()
+                self._fill_store()
         while stored:
             on_faults(self._batch(stored))
 
@@ -90,7 +101,7 @@ class Campaign:
             faults.append(Fault(self.store, kinds.pop(), page, self._rng))
         data, poison = self.store.read(range(self.store.pages))
         self._judge(faults, data, poison, self.store.take_errors())
-        self._mend(faults, range(self.store.pages))
+        self._mend(faults)
         return len(faults)
 
     def _unanswered(self, kind):
@@ -138,13 +149,13 @@ class Campaign:
                 self.row_check_missed += 1
             self._describe(f"{fault.kind}, page {fault.page} ({form}): {wrong_lines} lines are wrong and not poison")
 
-    def _mend(self, faults, pages):
-        """Ends `faults`, and looks at `pages`."""
+    def _mend(self, faults, pages=None):
+        """Ends `faults`, and looks at `pages` (all)."""
         self.store.tested.link.dram_heal()
         for fault in faults:
             fault.mend()
-        self.store.forget()
-        data, poison = self.store.read(pages)
+        self.store.forget(pages)
+        data, poison = self.store.read(range(self.store.pages) if pages is None else pages)
         bad = (data != self.store.expected).any(axis=-1) | poison
         # An OPEN page of which a line could not be read is written back without that line.
         lasting = {page for fault in faults for page in fault.pages if self.store.form(page) == "open" and
@@ -155,7 +166,7 @@ class Campaign:
                 self._describe(f"page {page} ({self.store.form(page)}) is not right after the faults were mended: "
                                f"{', '.join(fault.kind for fault in faults if page in fault.pages)}")
         self.store.fill(np.flatnonzero(bad.any(axis=1)))
-        self.store.forget()
+        self.store.forget(np.flatnonzero(bad.any(axis=1)))
         self.store.take_errors()
 
     def _write(self, kind):
@@ -169,7 +180,7 @@ class Campaign:
         elif begin < 0.7:
             store.write(page, self._rng.permutation(PAGE_LINES)[:10])
         store.refresh([page])
-        store.forget()
+        store.forget([page])
         before = store.expected[page].copy()
         store.take_errors()
 
@@ -182,21 +193,27 @@ class Campaign:
         data, poison = store.read([page])
         errors = store.take_errors()
         store.tested.link.dram_heal()
-        store.forget()
+        store.forget([page])
         later, later_poison = store.read([page])
         errors += store.take_errors()
         self.error_records += errors
         outcome, wrong = "detected" if errors else "harmless", 0
         for found, lost in ((data[page], poison[page]), (later[page], later_poison[page])):
             wrong_now = (found != store.expected[page]).any(axis=-1) & ~lost
-            if wrong_now.any() and errors and np.array_equal(found[~lost], before[~lost]):
+            if errors:
                 # With a record for each write they were refused. With fewer they were taken, and lost later.
-                outcome = "stale" if errors < len(lines) else outcome
-                wrong_now[:] = False
+                old = wrong_now & (found == before).all(axis=-1)
+                outcome = "stale" if old.any() and errors < len(lines) else outcome
+                wrong_now &= ~old
             wrong += wrong_now.sum()
         self._count(fault, outcome, wrong)
         store.fill([page])
-        store.forget()
+        store.forget([page])
+        data, poison = store.read([page])
+        bad = int(((data != store.expected).any(axis=-1) | poison).sum())
+        if bad:
+            self.not_mended += bad
+            self._describe(f"page {page} ({store.form(page)}) cannot be written again after {kind}: {bad} lines")
         store.take_errors()
 
     def _describe(self, text):
@@ -246,7 +263,8 @@ def main(link="sim", preset="small", faults=10_000, seed=1, reports=REPORTS, con
     result = {outcome: campaign.total(outcome) for outcome in OUTCOMES} | {
         "hangs": hangs, "error_records": campaign.error_records, "collateral_poison": campaign.collateral_poison,
         "not_mended": campaign.not_mended, "unrecorded": campaign.unrecorded,
-        "row_check_missed": campaign.row_check_missed, "unexpected": campaign.unexpected + hangs,
+        "row_check_missed": campaign.row_check_missed, "resets": campaign.resets,
+        "unexpected": campaign.unexpected + hangs,
         "by_kind": campaign.by_kind, "by_form": campaign.by_form,
         "described": campaign.described, "seed": seed, "link": link, "timeout_clocks": TIMEOUT_CLOCKS,
         "clocks": clocks, "wall_s": time.perf_counter() - begin, "config": config.to_dict(),

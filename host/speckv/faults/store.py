@@ -57,6 +57,11 @@ class Store:
         self.fill(range(self.pages))
         self.forget()
 
+    @property
+    def is_short_of_room(self):
+        """Whether the pool can hardly open all pages: what failing entries name stays taken until a reset."""
+        return self.tested.stats().pool_free_sectors < self.tested.config.pool_sectors // 4
+
     def form(self, page):
         return self.forms[page // FORM_PAGES]
 
@@ -91,12 +96,14 @@ class Store:
                 dict(opcode=opcode, context=context.number, first_page=int(self.first_page[page]), pages=1))
 
     # The device under test
-    def forget(self):
-        """Nothing of the pages or of their entries is on chip afterwards."""
+    def forget(self, pages=None):
+        """Nothing of `pages` (all), and no entry, is on chip afterwards."""
+        ranges = [(context, context.first_page, FORM_PAGES) for context in self._contexts[0]] if pages is None else [
+            (self._contexts[0][page // FORM_PAGES], int(self.first_page[page]), 1) for page in pages]
         self.tested.commands.run(*(
-            dict(opcode=Opcode.FLUSH, context=context.number, first_page=context.first_page, pages=FORM_PAGES)
-            for context in self._contexts[0]))
-        pages = np.arange(0, self._sweeper.pages, ENTRIES_PER_LINE)
+            dict(opcode=Opcode.FLUSH, context=context.number, first_page=first, pages=count)
+            for context, first, count in ranges))
+        pages = np.arange(0, 2 * self.tested.config.tlb_entries, ENTRIES_PER_LINE)
         self.tested.link.submit(messages.reads(self._sweeper.address + pages * PAGE_BYTES))
 
     def read(self, pages):
