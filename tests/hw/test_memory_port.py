@@ -273,7 +273,7 @@ def test_reset_in_mid_traffic(clocks):
 TIMEOUT = 200
 
 
-@pytest.mark.parametrize("rounds", [3, 12])
+@pytest.mark.parametrize("rounds", [2, 9])
 def test_reads_that_are_not_answered(rounds):
     """They end as errors, others go on, and late answers are nobody's; also where no series of identifiers is left."""
     dut, dram, memory = make(2, 1, (64, 16), latency=(5, 20))
@@ -298,15 +298,15 @@ def test_reads_that_are_not_answered(rounds):
             assert got[10].error and got[-1].error
             line = rng.randrange(400)
             got = await read(ctx, line, 66)
-            if rounds < 8:
+            if rounds < 7:
                 assert_right(line, got)
         memory.speak()
-        if rounds >= 8:
+        if rounds >= 7:
             await ctx.tick().repeat(500)
-        for _ in range(20):
+        for _ in range(10):
             line = rng.randrange(1000)
-            assert_right(line, await read(ctx, line, rng.randint(1, 66)))
-            await ctx.tick().repeat(rng.randint(0, 40))
+            assert_right(line, await read(ctx, line, rng.randint(1, 30)))
+            await ctx.tick().repeat(rng.randint(1, 40))
         finished.append(True)
 
     async def other(ctx):
@@ -319,7 +319,7 @@ def test_reads_that_are_not_answered(rounds):
     assert memory.idle
 
 
-@pytest.mark.parametrize("count", [3, 20])
+@pytest.mark.parametrize("count", [2, 9])
 def test_writes_that_are_not_answered(count):
     """They end as errors; later ones of the same writer too, until memory answers again, and others go on."""
     dut, dram, memory = make(1, 2, 16, latency=(5, 20))

@@ -8,7 +8,7 @@ from speckv import fuzz
 from speckv.link.emulated import EmulatedLink
 
 
-@pytest.mark.parametrize("link, rounds", [("emu", 400), ("sim", 80)])
+@pytest.mark.parametrize("link, rounds", [("emu", 400), ("sim", 40)])
 def test_whatever_a_host_does(link, rounds, seed, tmp_path):
     result = fuzz.main(link=link, rounds=rounds, seed=seed, reports=tmp_path)
     assert result["mismatches"] == result["hangs"] == 0, result["described"]
