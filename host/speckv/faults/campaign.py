@@ -241,14 +241,14 @@ def main(link="sim", preset="small", faults=10_000, seed=1, reports=REPORTS, con
     Returns
     -------
     dict
-        What ``faults.json`` holds.
+        What ``faults.json`` holds; not `complete` where it was broken off with Ctrl-C.
     """
     console = console or Console()
     console.print(f"campaign of {faults:,} faults, link {link}, configuration {preset}, seed {seed}")
     config = config or DeviceConfig.preset(preset)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,}"),
                TimeElapsedColumn(), TimeRemainingColumn())
-    begin, hangs = time.perf_counter(), 0
+    begin, hangs, complete = time.perf_counter(), 0, True
     options = {"hang_clocks": 300_000} if link == "sim" else {}
     with open_device(f"{link}:", config, **options) as tested, open_device("emu:", config) as twin:
         campaign = Campaign(tested, twin, seed)
@@ -259,12 +259,14 @@ def main(link="sim", preset="small", faults=10_000, seed=1, reports=REPORTS, con
             except LinkError as error:
                 hangs = 1
                 campaign.described.insert(0, f"the device does not answer any more: {error}")
+            except KeyboardInterrupt:
+                complete = False
         clocks = tested.link.clocks
     result = {outcome: campaign.total(outcome) for outcome in OUTCOMES} | {
         "hangs": hangs, "error_records": campaign.error_records, "collateral_poison": campaign.collateral_poison,
         "not_mended": campaign.not_mended, "unrecorded": campaign.unrecorded,
         "row_check_missed": campaign.row_check_missed, "resets": campaign.resets,
-        "unexpected": campaign.unexpected + hangs,
+        "unexpected": campaign.unexpected + hangs, "complete": complete,
         "by_kind": campaign.by_kind, "by_form": campaign.by_form,
         "described": campaign.described, "seed": seed, "link": link, "timeout_clocks": TIMEOUT_CLOCKS,
         "clocks": clocks, "wall_s": time.perf_counter() - begin, "config": config.to_dict(),

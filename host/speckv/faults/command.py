@@ -20,5 +20,6 @@ from .campaign import REPORTS, main
               help="Where faults.json goes; build/reports if not given.")
 def command(**options):
     """Faults in the device's DRAM: everything ends as poison or an error record, nothing as wrong data."""
-    if main(**options)["unexpected"]:
+    result = main(**options)
+    if result["unexpected"] or not result["complete"]:
         raise SystemExit(1)
