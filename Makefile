@@ -5,6 +5,10 @@ TOKENS ?= 48
 LINK ?= simulated
 CONFIG ?= default
 OPS ?= 200000
+soak-configs: OPS := $(if $(filter file,$(origin OPS)),1000000,$(OPS))
+FAULTS ?= 10000
+ROUNDS ?= 10000
+CONFIGS ?= 10
 SEED ?= 1
 BLOCKS ?=
 WINDOWS ?= 64
@@ -21,7 +25,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Where Yosys and nextpnr, which come as WebAssembly, keep their machine code
 export YOWASP_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help test formal demo verilog synth bench-codec bench-link bench-memory soak lint clean tools
+.PHONY: help test formal demo verilog synth bench-codec bench-link bench-memory soak soak-configs fuzz faults lint \
+	clean tools
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -56,6 +61,15 @@ bench-memory: tools $(VENV)/.base  ## Measure the device's memory system in its 
 
 soak: tools $(VENV)/.base  ## Compare random traffic on the RTL with the model (OPS=200000 SEED=1)
 	speckv soak --ops $(OPS) --seed $(SEED)
+
+soak-configs: tools $(VENV)/.base  ## The same on random configurations, each of which is built (OPS=1000000 CONFIGS=10 SEED=1)
+	speckv soak-configs --ops $(OPS) --configs $(CONFIGS) --seed $(SEED)
+
+fuzz: tools $(VENV)/.base  ## Random messages, commands and registers, compared with the model (ROUNDS=10000 SEED=1)
+	speckv fuzz --rounds $(ROUNDS) --seed $(SEED)
+
+faults: tools $(VENV)/.base  ## Inject faults into the RTL's DRAM; nothing may be silently wrong (FAULTS=10000 SEED=1)
+	speckv faults --faults $(FAULTS) --seed $(SEED)
 
 lint: $(VENV)/.test  ## Check the style only
 	ruff check .

@@ -7,13 +7,14 @@ from rich.table import Table
 from speckv_sim.build import BuildError
 
 from . import demo as demonstration
+from . import fuzz, soak, soak_configs
 from . import open as open_device
-from . import soak
 from .bench import codec as bench_codec
 from .bench import link as bench_link
 from .bench import memory as bench_memory
 from .calibrate.command import command as calibrate_command
 from .errors import SpeckvError
+from .faults.command import command as faults_command
 
 link_option = click.option("--link", type=click.Choice(list(demonstration.LINKS)), default="simulated",
                            show_default=True, help="The Verilated RTL, or the NumPy model.")
@@ -83,6 +84,9 @@ bench.add_command(bench_link.main, "link")
 bench.add_command(bench_memory.main, "memory")
 main.add_command(calibrate_command)
 main.add_command(soak.command)
+main.add_command(soak_configs.command)
+main.add_command(fuzz.command)
+main.add_command(faults_command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The device's command queue: fill slots, ring the doorbell, wait, read the completions."""
 
-from speckv_model.constants import Status
+from speckv_model.constants import Opcode, Status
 from speckv_model.csr.description import REGISTER_BYTES
 from speckv_model.csr.registers import (
     COMMAND_COUNT_BITS,
@@ -22,15 +22,27 @@ class CommandQueue:
     Parameters
     ----------
     link : Link
+    on_reset : callable
+        Called where the device was reset since the last command; raises.
     max_clocks : int
         How long a batch of commands may take, device clocks.
     """
 
-    def __init__(self, link, max_clocks=20_000_000):
+    def __init__(self, link, on_reset, max_clocks=20_000_000):
+        self._on_reset = on_reset
         self._link = link
         self._slots = link.config.command_slots
         self._max_clocks = max_clocks
-        self._tail = link.mmio_read(REGISTERS.COMMAND_TAIL.offset) & COUNT_MASK
+        self._tail = self._read_tail()
+
+    @property
+    def was_reset(self):
+        """Whether the device has forgotten the commands that it was given."""
+        return self._read_tail() != self._tail
+
+    def restart(self):
+        """Begins anew, after a reset of the device."""
+        self._tail = self._read_tail()
 
     def run(self, *commands):
         """Runs `commands` (dictionaries of the fields of `COMMAND_WORDS`) in order and waits for their end.
@@ -41,15 +53,25 @@ class CommandQueue:
             The first status other than OK. The other commands of the same call have been run nevertheless.
         LinkTimeout
             The device did not finish in time.
+        ContextsLost
+            The device has been reset since the last command; none of `commands` was run.
         """
+        if self.was_reset:
+            self._on_reset()
         failed = None
         for i in range(0, len(commands), self._slots):
             batch = commands[i:i + self._slots]
             for command, status in zip(batch, self._run_batch(batch)):
                 if status != Status.OK and failed is None:
                     failed = CommandError(command["opcode"], status, command)
+        if self._tail == 0:
+            # What the tail is after a reset must not be what it is otherwise.
+            self._run_batch([{"opcode": Opcode.NOP}])
         if failed is not None:
             raise failed
+
+    def _read_tail(self):
+        return self._link.mmio_read(REGISTERS.COMMAND_TAIL.offset) & COUNT_MASK
 
     def _run_batch(self, batch):
         numbers = [self._tail + i & COUNT_MASK for i in range(len(batch))]

@@ -6,7 +6,7 @@ from ml_dtypes import bfloat16
 from speckv_model.constants import PAGE_BYTES, Dtype, Opcode
 from speckv_model.cxl import messages
 
-from .errors import AddressError, ContextFreed, DtypeError, PoisonError, ShapeError
+from .errors import AddressError, ContextFreed, ContextsLost, DtypeError, PoisonError, ShapeError
 from .lines import reads_with_hints, runs
 
 DTYPES = {np.dtype(np.float16): Dtype.FP16, np.dtype(bfloat16): Dtype.BF16}
@@ -42,6 +42,7 @@ class Context:
         self._pages = pages
         self._lengths = [0] * geometry.layers
         self._freed = False
+        self._lost = False
 
     def __repr__(self):
         shape = self._geometry
@@ -138,7 +139,10 @@ class Context:
         self.write(layer, self._lengths[layer], k, v)
 
     def write(self, layer, start, k, v):
-        """As `append`, but from token `start` on, which may overwrite tokens that `layer` holds."""
+        """As `append`, but from token `start` on, which may overwrite tokens that `layer` holds.
+
+        Where the device was reset nothing is written; the next read or command says so.
+        """
         self._check_layer(layer)
         tokens = self._check_values(k, v)
         if not 0 <= start <= self._lengths[layer]:
@@ -174,6 +178,8 @@ class Context:
             The layer does not hold these tokens.
         PoisonError
             The content of some lines is lost (with ``poison="raise"``).
+        ContextsLost
+            The device was reset.
         """
         if poison not in ("raise", "mask"):
             raise ValueError(f"poison must be 'raise' or 'mask', not {poison!r}")
@@ -181,6 +187,7 @@ class Context:
         addresses = self.line_addresses(layer, start, stop)
         requests, is_read = reads_with_hints(addresses.ravel(), self._device.lookahead, self._ld_id)
         responses = self._device.link.submit(requests)[is_read]
+        self._device.check_answered(responses)
         lost = responses["poison"].reshape(
             self._geometry.kv_heads, 2, stop - start, self._geometry.token_lines).any(axis=-1)
         if poison == "raise" and lost.any():
@@ -213,7 +220,7 @@ class Context:
         return self
 
     def __exit__(self, *_):
-        if not self._freed and not self._device.closed:
+        if not self._freed and not self._lost and not self._device.closed:
             self.free()
 
     def _run(self, opcode, layer, start, stop):
@@ -246,6 +253,8 @@ class Context:
         )
 
     def _check_usable(self):
+        if self._lost:
+            raise ContextsLost([self])
         if self._freed:
             raise ContextFreed(f"context {self._number} was freed; create another one")
         if self._device.closed:

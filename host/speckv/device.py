@@ -1,6 +1,7 @@
 """The driver of one device: contexts placed in its address window, lines, commands and statistics."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .descriptors import DescriptorSet, as_encodings, descriptor_count, load_com
 from .encoding import make_encoding
 from .errors import (
     AddressError,
+    ContextsLost,
     DescriptorsFull,
     DeviceMismatch,
     PoisonError,
@@ -54,9 +56,9 @@ class Device:
     def __init__(self, link, *, lookahead=2, ready_clocks=10_000_000):
         self.link = link
         self.lookahead = lookahead
+        self._ready_clocks = ready_clocks
         config = link.config
-        ready = REGISTERS.STATUS.pack(ready=1)
-        link.mmio_poll(REGISTERS.STATUS.offset, ready, ready, ready_clocks)
+        self._wait_until_ready()
         try:
             found = read_config(link.mmio_read)
         except ValueError as error:
@@ -64,13 +66,25 @@ class Device:
         if dataclasses.replace(found, codecs=tuple(sorted(found.codecs))) != dataclasses.replace(
                 config, codecs=tuple(sorted(config.codecs))):
             raise DeviceMismatch(f"the device was built as {found}, not as {config}")
-        self.commands = CommandQueue(link)
-        self.base = link.mmio_read(REGISTERS.HDM_BASE.offset)
+        self.commands = CommandQueue(link, self._lost)
+        self._forget_all()
+
+    def _wait_until_ready(self):
+        ready = REGISTERS.STATUS.pack(ready=1)
+        self.link.mmio_poll(REGISTERS.STATUS.offset, ready, ready, self._ready_clocks)
+
+    def _forget_all(self):
+        """As after a reset of the device."""
+        self.base = self.link.mmio_read(REGISTERS.HDM_BASE.offset)
         """Byte address of the window."""
-        self._placement = Placement(config.window_slots, config.granule_pages)
-        self._descriptors = Placement(config.descriptors, 1)
+        self._placement = Placement(self.config.window_slots, self.config.granule_pages)
+        self._descriptors = Placement(self.config.descriptors, 1)
         self._contexts = {}
-        self._owner = np.full(config.window_slots, NOBODY, np.int16)
+        self._descriptor_sets = weakref.WeakSet()
+        self._owner = np.full(self.config.window_slots, NOBODY, np.int16)
+
+    def _lost(self):
+        raise ContextsLost(self.contexts)
 
     @property
     def config(self):
@@ -189,7 +203,9 @@ class Device:
         except Exception:
             self._descriptors.free(first, count)
             raise
-        return DescriptorSet(self, first, encodings)
+        descriptors = DescriptorSet(self, first, encodings)
+        self._descriptor_sets.add(descriptors)
+        return descriptors
 
     def load(self, addresses, *, ld_id=0, poison="raise"):
         """Reads lines.
@@ -216,11 +232,14 @@ class Device:
             asker's.
         PoisonError
             The content of a line is lost (with ``poison="raise"``).
+        ContextsLost
+            The device was reset.
         """
         if poison not in ("raise", "mask"):
             raise ValueError(f"poison must be 'raise' or 'mask', not {poison!r}")
         addresses = self._check_addresses(addresses)
         responses = self.link.submit(messages.reads(addresses, ld_id=ld_id)).reshape(addresses.shape)
+        self.check_answered(responses)
         self._refuse(addresses, responses["drs_opcode"] == DrsOpcode.MEM_DATA_NXM,
                      "addresses must be in a context of the asker's")
         lost = responses["poison"] != 0
@@ -266,6 +285,46 @@ class Device:
         self.link.submit(
             messages.writes(addresses, data, byte_enable=byte_enable, poison=poison, ld_id=ld_id)
         )
+
+    def check_answered(self, responses):
+        """Raises `ContextsLost` where `responses` name addresses without a context because the device was reset."""
+        if np.any(responses["drs_opcode"] == DrsOpcode.MEM_DATA_NXM) and self.commands.was_reset:
+            self._lost()
+
+    def recover(self):
+        """Takes a device into use again that was reset: all contexts and descriptors end, and it is as newly opened.
+
+        Returns
+        -------
+        tuple of Context
+            Those that were lost; using one raises `ContextsLost`.
+
+        Raises
+        ------
+        LinkTimeout
+            It did not get ready in time.
+        ValueError
+            The device has not been reset, as far as can be seen.
+        """
+        if not self.commands.was_reset:
+            raise ValueError("the device must have been reset, but knows the commands that it was given")
+        return self._begin_anew()
+
+    def reset(self):
+        """Resets the device and takes it into use again: see `recover`, also for what it returns and raises."""
+        self.link.reset()
+        return self._begin_anew()
+
+    def _begin_anew(self):
+        self._wait_until_ready()
+        lost = self.contexts
+        for context in lost:
+            context._lost = True
+        for descriptors in self._descriptor_sets:
+            descriptors._freed = True
+        self.commands.restart()
+        self._forget_all()
+        return lost
 
     def stats(self):
         """A `Stats` snapshot: counters, pool, errors."""

@@ -131,6 +131,28 @@ class ContextFreed(SpeckvError):
     """The context was freed, or its device was closed."""
 
 
+class ContextsLost(SpeckvError):
+    """The device was reset: contexts are gone, with all that they held, and so are stream descriptors.
+
+    Parameters
+    ----------
+    contexts : sequence of Context
+        What the driver knew of when it noticed.
+    """
+
+    def __init__(self, contexts):
+        self.contexts = tuple(contexts)
+        named = ", ".join(map(repr, self.contexts)) or "none"
+        super().__init__(
+            f"the device was reset, and what it held is lost; contexts concerned: {named}; call Device.recover(), then "
+            "create them again and write what they held"
+        )
+
+    def __reduce__(self):
+        # Contexts belong to a process and its device.
+        return type(self), ((),)
+
+
 class PoisonError(SpeckvError):
     """The device answered with poison: the content is lost, not wrong.
 

@@ -195,6 +195,7 @@ class Device(wiring.Component):
             endpoint.hdm_base.eq(csr.hdm_base),
             endpoint.enable.eq(csr.hdm_committed),
             self._prefetcher.enable.eq(csr.prefetch_enable),
+            self._memory.timeout.eq(csr.memory_timeout),
         ]
         self._connect_events(m)
 

@@ -50,6 +50,8 @@ DESCRIPTOR_WIDTH = 12
 """Stream descriptor."""
 SETTING_WIDTH = 8
 """What a codec can be told."""
+TIMEOUT_WIDTH = 24
+"""Clocks that DRAM may take for an answer."""
 
 
 class StreamInfo(data.Struct):

@@ -103,7 +103,7 @@ class FakeLink(Link):
     def dram_write(self, address, data):
         raise NotImplementedError
 
-    def dram_fail(self, line, count, reads=True, writes=False):
+    def dram_fail(self, line, count, reads=True, writes=False, response="slverr"):
         raise NotImplementedError
 
     def dram_heal(self):

@@ -198,9 +198,15 @@ def test_responses_say_when_requests_were_accepted(open_link):
 def test_dram_counts(open_link, rng):
     link = open_link(in_flight=8, latency=100)
     link.submit(writes(np.arange(4) * 64, random_lines(rng, 4), byte_enable=np.full(4, 7, np.uint64)))
-    assert link.dram_counts(line=16).tolist() == [(0, 0, 0, 0, 0, 0), (0, 4, 12, 0, 4, 0)]
+    good = 0, 0, 0
+    assert link.dram_counts(line=16).tolist() == [(0, 0, 0, 0, 0, 0, *good), (0, 4, 12, 0, 4, 0, *good)]
     link.submit(reads(np.arange(12, 32) * 64))
-    assert link.dram_counts().tolist() == [(4, 0, 0, 4, 0, 4), (16, 0, 0, 16, 0, 8)]
+    assert link.dram_counts().tolist() == [(4, 0, 0, 4, 0, 4, *good), (16, 0, 0, 16, 0, 8, *good)]
+    link.dram_fail(2, 3, writes=True, response="decerr")
+    link.submit(writes(np.arange(4) * 64, random_lines(rng, 4)))
+    link.submit(reads(np.arange(8) * 64))
+    assert link.dram_counts()[1].tolist()[6:] == (3, 2, 0)
+    link.dram_heal()
     assert not any(map(any, link.dram_counts().tolist()))
 
 

@@ -36,6 +36,8 @@ class Axi4Memory:
         self._reset = Const(0) if reset is None else reset
         self._rng = random.Random(f"memory {seed}")
         self._clock = 0
+        self.silent = set()
+        """Lines: bursts that touch them, and those behind with the same identifier, are answered when it is empty."""
         self.most_reads = self.most_writes = 0
         self._forget()
 
@@ -122,22 +124,33 @@ class Axi4Memory:
         reads = sum(map(len, self._reads.values())) + (self._read is not None and self._read[-1])
         writes = len(self._writes) + sum(map(len, self._answers.values())) + (self._answer is not None)
         self.most_reads, self.most_writes = max(self.most_reads, reads), max(self.most_writes, writes)
-        assert max(reads, writes) <= self._limit, "more bursts in flight than the configuration allows"
+        assert self.silent or max(reads, writes) <= self._limit, "more bursts in flight than the configuration allows"
 
     def _burst(self, id, address, length, size, burst):
         assert size == 6 and burst == 1 and address % 64 == 0
         assert address // 4096 == (address + 64 * length) // 4096, "burst crosses a 4 KiB boundary"
         return id, address // 64, length + 1
 
-    def _answer_clock(self):
-        return self._clock + self._rng.randint(*self._latency)
+    def _answer_clock(self, line, count):
+        """The clock of the answer; infinite where none is to come before `silent` is emptied."""
+        silent = any(number in self.silent for number in range(line, line + count))
+        return float("inf") if silent else self._clock + self._rng.randint(*self._latency)
+
+    def speak(self):
+        """Answers come again, those that were kept back first."""
+        self.silent.clear()
+        # Bursts that were given up do not count for the manager.
+        self._limit = float("inf")
+        for queue in (*self._reads.values(), *self._answers.values()):
+            for index, (clock, *rest) in enumerate(queue):
+                queue[index] = (min(clock, self._clock), *rest)
 
     def _start_read(self, *burst):
         id, line, count = self._burst(*burst)
         data, error = self._dram.read_lines(line, count)
         beats = deque((int.from_bytes(row.tobytes(), "little"), 2 + self._rng.getrandbits(1) if bad else 0)
                       for row, bad in zip(data, error))
-        self._reads[id].append((self._answer_clock(), beats))
+        self._reads[id].append((self._answer_clock(line, count), beats))
 
     def _next_read(self):
         ready = [id for id, bursts in self._reads.items() if bursts and bursts[0][0] <= self._clock]
@@ -165,7 +178,7 @@ class Axi4Memory:
         enables = np.array([enable for _, enable, _ in burst])
         error = self._dram.write_lines(line, data.reshape(count, 64), enables)
         response = 2 + self._rng.getrandbits(1) if error.any() else 0
-        self._answers[id].append((self._answer_clock(), response))
+        self._answers[id].append((self._answer_clock(line, count), response))
 
     def _next_answer(self):
         ready = [id for id, answers in self._answers.items() if answers and answers[0][0] <= self._clock]

@@ -270,6 +270,88 @@ def test_reset_in_mid_traffic(clocks):
     assert memory.idle
 
 
+TIMEOUT = 200
+
+
+@pytest.mark.parametrize("rounds", [2, 9])
+def test_reads_that_are_not_answered(rounds):
+    """They end as errors, others go on, and late answers are nobody's; also where no series of identifiers is left."""
+    dut, dram, memory = make(2, 1, (64, 16), latency=(5, 20))
+    rng = random.Random(f"silent {SEED}")
+    finished = []
+
+    async def read(ctx, line, count):
+        await send(ctx, dut.read0_request, [{"line": line, "count": count}])
+        got = await receive(ctx, dut.read0_data, count)
+        assert [payload.last for payload in got] == [0] * (count - 1) + [1]
+        return got
+
+    def assert_right(line, got):
+        assert not any(payload.error for payload in got)
+        assert [payload.data for payload in got] == [to_int(row) for row in dram.read_lines(line, len(got))[0]]
+
+    async def silent(ctx):
+        ctx.set(dut.timeout, TIMEOUT)
+        memory.silent.add(500)
+        for _ in range(rounds):
+            got = await read(ctx, 490, 30)
+            assert got[10].error and got[-1].error
+            line = rng.randrange(400)
+            got = await read(ctx, line, 66)
+            if rounds < 7:
+                assert_right(line, got)
+        memory.speak()
+        if rounds >= 7:
+            await ctx.tick().repeat(500)
+        for _ in range(10):
+            line = rng.randrange(1000)
+            assert_right(line, await read(ctx, line, rng.randint(1, 30)))
+            await ctx.tick().repeat(rng.randint(1, 40))
+        finished.append(True)
+
+    async def other(ctx):
+        while not finished:
+            line = 600 + rng.randrange(400)
+            await send(ctx, dut.read1_request, [{"line": line, "count": 5}])
+            assert_right(line, await receive(ctx, dut.read1_data, 5))
+
+    simulate(dut, silent, other, background=[memory.run], clocks=20_000)
+    assert memory.idle
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_writes_that_are_not_answered(count):
+    """They end as errors; later ones of the same writer too, until memory answers again, and others go on."""
+    dut, dram, memory = make(1, 2, 16, latency=(5, 20))
+    finished = []
+
+    async def write(ctx, n, line, value):
+        port = [getattr(dut, f"write{n}_{name}") for name in ("request", "data", "done")]
+        await send(ctx, port[0], [{"line": line, "count": 2}])
+        await send(ctx, port[1], [{"data": value, "enable": 15}] * 2)
+        [done] = await receive(ctx, port[2], 1)
+        return done.error
+
+    async def silent(ctx):
+        ctx.set(dut.timeout, TIMEOUT)
+        memory.silent.add(500)
+        for number in range(count):
+            assert await write(ctx, 0, 500 if number == 0 else 600 + number, number)
+        memory.speak()
+        await ctx.tick().repeat(3 * TIMEOUT)
+        for number in range(10):
+            assert not await write(ctx, 0, 700 + number, number)
+        finished.append(True)
+
+    async def other(ctx):
+        while not finished:
+            assert not await write(ctx, 1, 800, 5)
+
+    simulate(dut, silent, other, background=[memory.run], clocks=20_000)
+    assert memory.idle
+    assert [int(dram.read_lines(700 + n, 1)[0][0, 0]) for n in range(10)] == list(range(10))
+
+
 @pytest.mark.parametrize("arguments, message", [
     ((0, 1, 16), "readers must be"),
     ((1, 0, 16), "writers must be"),

@@ -9,6 +9,8 @@ from speckv_model.cxl.messages import REQUEST
 from ..errors import LinkClosed
 
 ADDRESS_BITS = 52
+DRAM_RESPONSES = {"slverr": 2, "decerr": 3, "none": 4}
+"""What failing DRAM answers, and the number of that in the protocol of the simulated link."""
 """Host physical addresses of CXL.mem requests."""
 MMIO_BYTES = 1 << 16
 
@@ -99,8 +101,12 @@ class Link(ABC):
         """Overwrites device DRAM from byte `address` on with bytes-like `data`, behind the device's back."""
 
     @abstractmethod
-    def dram_fail(self, line, count, reads=True, writes=False):
-        """From now on DRAM answers reads and/or writes of `count` lines from line `line` on with an error."""
+    def dram_fail(self, line, count, reads=True, writes=False, response="slverr"):
+        """From now on reads and/or writes of `count` lines from line `line` on fail.
+
+        `response`: ``slverr`` and ``decerr`` are the errors that AXI4 has; with ``none`` DRAM does not answer until
+        `dram_heal`.
+        """
 
     @abstractmethod
     def dram_heal(self):
@@ -144,6 +150,10 @@ class Link(ABC):
         for value in values:
             if not 0 <= value < 1 << 64:
                 raise ValueError(f"value must have 64 bits, not {value!r}")
+
+    def _check_response(self, response):
+        if response not in DRAM_RESPONSES:
+            raise ValueError(f"response must be one of {', '.join(DRAM_RESPONSES)}, not {response!r}")
 
     def _check_dram(self, address, count):
         if address < 0 or count < 0 or address + count > self.config.dram_bytes:

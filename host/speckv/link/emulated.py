@@ -77,9 +77,10 @@ class EmulatedLink(Link):
         lines[skipped:skipped + len(data)] = data
         self._device.dram.write_lines(line, lines.reshape(-1, LINE_BYTES))
 
-    def dram_fail(self, line, count, reads=True, writes=False):
+    def dram_fail(self, line, count, reads=True, writes=False, response="slverr"):
         self._check_open()
         self._check_dram(line * LINE_BYTES, count * LINE_BYTES)
+        self._check_response(response)
         if reads:
             self._device.dram.fail(line, count)
         if writes:

@@ -14,9 +14,9 @@ from speckv_model.cxl.messages import RESPONSE
 from speckv_sim.build import build
 
 from ..errors import LinkError, LinkTimeout, SimulationDied
-from .base import Link
+from .base import DRAM_RESPONSES, Link
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 4
 _COMMAND = struct.Struct("<IIQQQQ")
 _REPLY = struct.Struct("<IIQQ")
 _BATCH = 16384
@@ -26,9 +26,11 @@ _PIECE = 1 << 24
 _STDERR_LINES = 20
 
 DRAM_COUNTS = np.dtype([(name, "<u8") for name in (
-    "lines_read", "lines_written", "bytes_written", "read_bursts", "write_bursts", "most_read_bursts")])
-"""What passed between the device and its DRAM: whole lines, bytes enabled in those written, bursts, and the most read
-bursts that were accepted and whose last data the device had not yet taken at one time."""
+    "lines_read", "lines_written", "bytes_written", "read_bursts", "write_bursts", "most_read_bursts",
+    "failed_lines_read", "failed_write_bursts", "unanswered_bursts")])
+"""What passed between the device and its DRAM: whole lines, bytes enabled in those written, bursts, the most read
+bursts that were accepted and whose last data the device had not yet taken at one time, lines read and bursts written
+with an error as the answer, and bursts that were not answered."""
 
 
 class _Op(enum.IntEnum):
@@ -194,6 +196,22 @@ class SimulatedLink(Link):
         self._call(_Op.SUBMIT, clocks, payload=requests, answer=responses)
         return responses
 
+    def submit_and_write(self, requests, clocks, address, value):
+        """As `submit` of up to 16384 `requests`, and `clocks` clocks after its begin writes `value` to a register.
+
+        Waits for the responses, but for nothing that the register sets off.
+        """
+        self._check_open()
+        self._check_mmio(address, value)
+        requests = self._check_requests(requests)
+        if requests.size > _BATCH:
+            raise ValueError(f"requests must be at most {_BATCH}, not {requests.size}")
+        if clocks < 1:
+            raise ValueError(f"clocks must be positive, not {clocks!r}")
+        responses = np.empty(requests.size, RESPONSE)
+        self._call(_Op.SUBMIT, 0, clocks, address, value, payload=requests, answer=responses)
+        return responses
+
     # MMIO
     def mmio_read(self, address):
         self._check_mmio(address)
@@ -237,9 +255,10 @@ class SimulatedLink(Link):
         for begin in range(0, data.size, _PIECE):
             self._call(_Op.DRAM_WRITE, address + begin, payload=data[begin:begin + _PIECE])
 
-    def dram_fail(self, line, count, reads=True, writes=False):
+    def dram_fail(self, line, count, reads=True, writes=False, response="slverr"):
         self._check_dram(line * 64, count * 64)
-        self._call(_Op.DRAM_FAIL, line, count, bool(reads) + 2 * bool(writes))
+        self._check_response(response)
+        self._call(_Op.DRAM_FAIL, line, count, bool(reads) + 2 * bool(writes), DRAM_RESPONSES[response])
 
     def dram_heal(self):
         self._call(_Op.DRAM_HEAL)

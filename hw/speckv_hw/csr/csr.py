@@ -10,7 +10,7 @@ from speckv_hw.csr.counters import Counters, Events
 from speckv_hw.csr.error_log import ErrorLog
 from speckv_hw.csr.mmio import MmioRequest, MmioResponse
 from speckv_hw.csr.register_file import RegisterFile
-from speckv_hw.types import ErrorKind, ErrorRecord
+from speckv_hw.types import TIMEOUT_WIDTH, ErrorKind, ErrorRecord
 from speckv_model.csr.description import REGISTER_BITS, REGISTER_BYTES
 from speckv_model.csr.registers import (
     ADDRESS_BITS,
@@ -58,6 +58,8 @@ class Csr(wiring.Component):
     hdm_committed : Out
         The window is in use.
     prefetch_enable : Out
+    memory_timeout : Out
+        Clocks that DRAM may take for an answer; 0: any.
     """
 
     latency = 3
@@ -78,6 +80,7 @@ class Csr(wiring.Component):
             "hdm_base": Out(ADDRESS_BITS),
             "hdm_committed": Out(1),
             "prefetch_enable": Out(1),
+            "memory_timeout": Out(TIMEOUT_WIDTH),
         })
 
     @property
@@ -124,7 +127,10 @@ class Csr(wiring.Component):
         self._live_values(m, registers, queue, log)
         self._hdm(m, registers)
         self._command_tail(m, registers, queue)
-        m.d.comb += self.prefetch_enable.eq(registers.held.CONTROL.prefetch_enable)
+        m.d.comb += [
+            self.prefetch_enable.eq(registers.held.CONTROL.prefetch_enable),
+            self.memory_timeout.eq(registers.held.MEMORY_TIMEOUT.clocks),
+        ]
 
         with m.FSM():
             with m.State("IDLE"):

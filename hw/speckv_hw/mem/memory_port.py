@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.mem.axi4 import Axi4Signature
 from speckv_hw.mem.read_port import ReadPort
 from speckv_hw.mem.write_port import WritePort
-from speckv_hw.types import ReadData, ReadRequest, WriteData, WriteDone, WriteRequest
+from speckv_hw.types import TIMEOUT_WIDTH, ReadData, ReadRequest, WriteData, WriteDone, WriteRequest
 
 __all__ = ["MemoryPort"]
 
@@ -15,13 +15,16 @@ __all__ = ["MemoryPort"]
 class MemoryPort(wiring.Component):
     """An AXI4 manager that reads and writes bursts of 64-byte lines for several clients.
 
-    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants
-    it, as bursts of type INCR and size 64 bytes whose identifier is the client's number. Throughput, one line
-    a clock in each direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and
+    Requests ask for `count` lines (1 to 127) from DRAM line `line` on; the port cuts them where AXI4 wants it, as
+    bursts of type INCR and size 64 bytes whose identifier, or its low bits, are the client's number. Throughput, one
+    line a clock in each direction; latencies, `ReadPort.request_latency`, `ReadPort.data_latency` and
     `WritePort.request_latency`. Order is kept within each client; there is none between clients or between
     reads and writes: what a write wrote may be read once its `done` was offered. Nothing that a client does
     with its own streams can block another, but for a writer that has offered the first line of a burst: it
     must offer the others within bounded time.
+
+    Memory that does not answer for `timeout` clocks is given up: the lines and requests concerned end as errors, and
+    late answers are dropped (`ReadClient`, `WritePort`). It must accept addresses and data within bounded time.
 
     The port is empty after reset, and the memory behind it must be reset with it.
 
@@ -45,6 +48,8 @@ class MemoryPort(wiring.Component):
         `count` lines for each request; the first one starts the burst.
     write0_done, ... : Out(stream(WriteDone))
         One for each request, in order.
+    timeout : In
+        Clocks; 0: never.
     axi : Out(Axi4Signature)
     """
 
@@ -58,7 +63,7 @@ class MemoryPort(wiring.Component):
         self._write = WritePort(config, writers)
         self._readers = readers
         self._writers = writers
-        members = {"axi": Out(Axi4Signature(config.dram_address_bits))}
+        members = {"timeout": In(TIMEOUT_WIDTH), "axi": Out(Axi4Signature(config.dram_address_bits))}
         for n in range(readers):
             members[f"read{n}_request"] = In(stream.Signature(ReadRequest))
             members[f"read{n}_data"] = Out(stream.Signature(ReadData))
@@ -72,6 +77,8 @@ class MemoryPort(wiring.Component):
         m = Module()
         m.submodules.read = read = self._read
         m.submodules.write = write = self._write
+
+        m.d.comb += [read.timeout.eq(self.timeout), write.timeout.eq(self.timeout)]
 
         def outer(name):
             return wiring.flipped(getattr(self, name))

@@ -1,14 +1,13 @@
 """The read half of the memory port."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.mem.axi4 import LINE_SIZE, Axi4Signature, Burst, Response
-from speckv_hw.mem.burst_splitter import BurstSplitter
-from speckv_hw.mem.flag_queue import FlagQueue
-from speckv_hw.stream import Arbiter, BypassFifo, Stage, transfer
-from speckv_hw.types import LINE_BITS, ReadData, ReadRequest
+from speckv_hw.mem.read_client import ReadClient
+from speckv_hw.stream import Arbiter, Stage, transfer
+from speckv_hw.types import LINE_BITS, TIMEOUT_WIDTH, ReadData, ReadRequest
 
 __all__ = ["ReadPort", "address_layout"]
 
@@ -16,11 +15,6 @@ __all__ = ["ReadPort", "address_layout"]
 def address_layout(config):
     """What the AW and AR channels carry: a burst's identifier, first line and lines - 1."""
     return data.StructLayout({"id": 4, "line": config.dram_line_bits, "len": 8})
-
-
-def burst_boundary(depth):
-    """Lines at whose multiples a client's requests are cut, so that two bursts fit into its queue."""
-    return min(64, 1 << ((depth // 2).bit_length() - 1))
 
 
 class ReadPort(wiring.Component):
@@ -31,6 +25,9 @@ class ReadPort(wiring.Component):
     requests is kept; between clients bursts take turns. A burst is asked for only when the client's queue has
     room reserved for all of it, so R is never held up (`rready` is always high) and no client can block
     another. Empty on reset.
+
+    A client's identifiers are its number plus multiples of the power of two that all numbers are below: the series
+    of its `ReadClient`, which says what becomes of bursts that are not answered.
 
     Parameters
     ----------
@@ -44,6 +41,8 @@ class ReadPort(wiring.Component):
     -------
     request0, ... : In(stream(ReadRequest))
     data0, ... : Out(stream(ReadData))
+    timeout : In
+        Clocks without an answer after which a client's bursts are given up; 0: never.
     axi : Out(Axi4Signature)
         Only AR and R are driven.
     """
@@ -64,7 +63,7 @@ class ReadPort(wiring.Component):
         super().__init__(
             {f"request{n}": In(stream.Signature(ReadRequest)) for n in readers}
             | {f"data{n}": Out(stream.Signature(ReadData)) for n in readers}
-            | {"axi": Out(Axi4Signature(config.dram_address_bits))})
+            | {"timeout": In(TIMEOUT_WIDTH), "axi": Out(Axi4Signature(config.dram_address_bits))})
 
     def elaborate(self, platform):
         m = Module()
@@ -98,36 +97,27 @@ class ReadPort(wiring.Component):
             axi.arsize.eq(LINE_SIZE),
             axi.arburst.eq(Burst.INCR),
         ]
-        m.d.sync += in_flight.eq(in_flight + transfer(address.i) - (beat_valid & beat.last))
-
+        client_bits = (len(self._depths) - 1).bit_length()
+        clients = []
         for n, depth in enumerate(self._depths):
-            m.submodules[f"splitter{n}"] = splitter = BurstSplitter(burst_boundary(depth))
-            m.submodules[f"finals{n}"] = finals = FlagQueue(self._config.bursts_in_flight)
-            m.submodules[f"queue{n}"] = queue = BypassFifo(ReadData, depth)
-            request, output, bursts = getattr(self, f"request{n}"), getattr(self, f"data{n}"), turns.inputs[n]
-            wiring.connect(m, wiring.flipped(request), splitter.i)
-            wiring.connect(m, queue.o, wiring.flipped(output))
-
-            room = Signal(range(depth + 1), init=depth, name=f"room{n}")
-            """Lines of the queue that are neither filled nor promised."""
-            fits = splitter.o.payload.count <= room
+            m.submodules[f"client{n}"] = client = ReadClient(depth, 16 >> client_bits, self._config.bursts_in_flight)
+            clients.append(client)
+            bursts = turns.inputs[n]
+            wiring.connect(m, wiring.flipped(getattr(self, f"request{n}")), client.request)
+            wiring.connect(m, client.data, wiring.flipped(getattr(self, f"data{n}")))
             m.d.comb += [
-                bursts.payload.id.eq(n),
-                bursts.payload.line.eq(splitter.o.payload.line),
-                bursts.payload.len.eq(splitter.o.payload.count - 1),
-                bursts.valid.eq(splitter.o.valid & fits),
-                splitter.o.ready.eq(bursts.ready & fits),
-                finals.i.payload.eq(splitter.o.payload.final),
-                finals.i.valid.eq(transfer(bursts)),
+                bursts.payload.id.eq(n | client.burst.payload.series << client_bits),
+                bursts.payload.line.eq(client.burst.payload.burst.line),
+                bursts.payload.len.eq(client.burst.payload.burst.count - 1),
+                bursts.valid.eq(client.burst.valid),
+                client.burst.ready.eq(bursts.ready),
+                client.timeout.eq(self.timeout),
+                client.beat.data.eq(beat.data),
+                client.beat.error.eq(beat.error),
+                client.beat.last.eq(beat.last),
+                client.beat.series.eq(beat.id >> client_bits),
+                client.beat_valid.eq(beat_valid & (beat.id[:client_bits] == n)),
             ]
-            m.d.sync += room.eq(room - Mux(transfer(bursts), splitter.o.payload.count, 0) + transfer(output))
-
-            mine = beat_valid & (beat.id == n)
-            m.d.comb += [
-                queue.i.payload.data.eq(beat.data),
-                queue.i.payload.error.eq(beat.error),
-                queue.i.payload.last.eq(beat.last & finals.o.payload),
-                queue.i.valid.eq(mine),
-                finals.o.ready.eq(mine & beat.last),
-            ]
+        m.d.sync += in_flight.eq(in_flight + transfer(address.i) - Cat(client.finished for client in clients).any()
+                                 - sum(client.given_up for client in clients))
         return m

@@ -1,6 +1,6 @@
 """The write half of the memory port."""
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,7 +9,7 @@ from speckv_hw.mem.burst_splitter import BurstSplitter
 from speckv_hw.mem.flag_queue import FlagQueue
 from speckv_hw.mem.read_port import address_layout
 from speckv_hw.stream import Arbiter, Stage, transfer
-from speckv_hw.types import WriteData, WriteDone, WriteRequest
+from speckv_hw.types import TIMEOUT_WIDTH, WriteData, WriteDone, WriteRequest
 
 __all__ = ["WritePort"]
 
@@ -25,6 +25,11 @@ class WritePort(wiring.Component):
     held up (`bready` is always high): a request's last burst starts only when there is room for its `done`.
     Empty on reset.
 
+    Where a writer's answers are due and none has come for `timeout` clocks, its requests under way end as errors, and
+    the answers that are still to come are dropped. Later bursts have the same identifier, so memory takes their data
+    after that of those given up, and answers them after those; where `bursts_in_flight` answers are overdue, requests
+    end as errors without being written until all of them have come.
+
     Parameters
     ----------
     config : DeviceConfig
@@ -38,7 +43,10 @@ class WritePort(wiring.Component):
     data0, ... : In(stream(WriteData))
         As many as the request counts.
     done0, ... : Out(stream(WriteDone))
-        One for each request, once all of it has been answered; `error` if any answer was not OKAY.
+        One for each request, once all of it has been answered or given up; `error` if any answer was not OKAY or
+        missing.
+    timeout : In
+        Clocks; 0: never.
     axi : Out(Axi4Signature)
         Only AW, W and B are driven.
     """
@@ -54,7 +62,7 @@ class WritePort(wiring.Component):
             {f"request{n}": In(stream.Signature(WriteRequest)) for n in range(writers)}
             | {f"data{n}": In(stream.Signature(WriteData)) for n in range(writers)}
             | {f"done{n}": Out(stream.Signature(WriteDone)) for n in range(writers)}
-            | {"axi": Out(Axi4Signature(config.dram_address_bits))})
+            | {"timeout": In(TIMEOUT_WIDTH), "axi": Out(Axi4Signature(config.dram_address_bits))})
 
     def elaborate(self, platform):
         m = Module()
@@ -71,11 +79,15 @@ class WritePort(wiring.Component):
         left = Signal(7)
         """Lines to come after the next one."""
         in_flight = Signal(range(limit + 1))
+        discards = Array(Signal(name=f"discards{n}") for n in range(self._writers))
+        """Bursts of this writer are taken and not written."""
+        discarding = Signal()
+        """So is the burst that has started."""
         may_start = ~writing & (in_flight != limit)
         m.d.comb += [
             address.i.payload.eq(turns.o.payload),
-            address.i.valid.eq(turns.o.valid & may_start),
-            turns.o.ready.eq(address.i.ready & may_start),
+            address.i.valid.eq(turns.o.valid & may_start & ~discards[turns.port]),
+            turns.o.ready.eq(Mux(discards[turns.port], ~writing, address.i.ready & may_start)),
             axi.awvalid.eq(address.o.valid),
             address.o.ready.eq(axi.awready),
             axi.awid.eq(address.o.payload.id),
@@ -92,17 +104,22 @@ class WritePort(wiring.Component):
             beats.i.payload.last.eq(left == 0),
             axi.bready.eq(1),
         ]
-        with m.If(transfer(address.i)):
-            m.d.sync += [writing.eq(1), writer.eq(turns.port), left.eq(turns.o.payload.len)]
-        with m.If(transfer(beats.i)):
-            m.d.sync += [writing.eq(left != 0), left.eq(left - 1)]
-        m.d.sync += in_flight.eq(in_flight + transfer(address.i) - axi.bvalid)
-
+        starts = transfer(turns.o)
+        with m.If(starts):
+            m.d.sync += [
+                writing.eq(1), writer.eq(turns.port), left.eq(turns.o.payload.len), discarding.eq(discards[turns.port])]
         lines = Array(getattr(self, f"data{n}") for n in range(self._writers))
+        takes = Signal()
         m.d.comb += [
             beats.i.payload.line.eq(lines[writer].payload),
-            beats.i.valid.eq(writing & lines[writer].valid),
+            beats.i.valid.eq(writing & lines[writer].valid & ~discarding),
+            takes.eq(writing & lines[writer].valid & (beats.i.ready | discarding)),
         ]
+        with m.If(takes):
+            m.d.sync += [writing.eq(left != 0), left.eq(left - 1)]
+
+        leaves = []
+        """Bursts of each writer that count as in flight no more."""
         for n in range(self._writers):
             m.submodules[f"splitter{n}"] = splitter = BurstSplitter()
             m.submodules[f"finals{n}"] = finals = FlagQueue(limit)
@@ -113,9 +130,9 @@ class WritePort(wiring.Component):
 
             unread = Signal(range(limit + 1), name=f"unread{n}")
             """Requests whose last burst has started and whose `done` was not taken."""
-            may_ask = line.valid & (unread != limit)
+            may_ask = line.valid & (unread != limit) & finals.i.ready
             m.d.comb += [
-                line.ready.eq(beats.i.ready & writing & (writer == n)),
+                line.ready.eq((beats.i.ready | discarding) & writing & (writer == n)),
                 bursts.payload.id.eq(n),
                 bursts.payload.line.eq(splitter.o.payload.line),
                 bursts.payload.len.eq(splitter.o.payload.count - 1),
@@ -126,18 +143,50 @@ class WritePort(wiring.Component):
             ]
             m.d.sync += unread.eq(unread + (transfer(bursts) & splitter.o.payload.final) - transfer(done))
 
-            answered = axi.bvalid & (axi.bid == n)
+            issued = Signal(range(limit + 1), name=f"issued{n}")
+            """Bursts whose answer is awaited."""
+            overdue = Signal(range(2 * limit + 1), name=f"overdue{n}")
+            """Bursts that were given up and whose answer has not come."""
+            failing = Signal(name=f"failing{n}")
+            issues = transfer(bursts) & ~discards[n]
+            arrives = axi.bvalid & (axi.bid == n)
+            late = arrives & (overdue != 0)
+            answered = arrives & (overdue == 0) & ~failing
+            fails = failing & finals.o.valid
+            with m.If(failing):
+                m.d.sync += [issued.eq(issues), overdue.eq(overdue + issued - arrives)]
+            with m.Else():
+                m.d.sync += [issued.eq(issued + issues - answered), overdue.eq(overdue - late)]
+            leaves.append(Mux(failing, issued, answered))
+            with m.If(~discards[n]):
+                m.d.sync += discards[n].eq(overdue >= limit)
+            with m.Elif((overdue == 0) & ~finals.o.valid & ~failing & ~transfer(bursts)):
+                m.d.sync += discards[n].eq(0)
+
+            idle = Signal(TIMEOUT_WIDTH, name=f"idle{n}")
+            expired = (self.timeout != 0) & (idle >= self.timeout) | discards[n] & (issued == 0)
+            with m.If(~finals.o.valid | answered | failing | (writing & (writer == n))):
+                m.d.sync += idle.eq(0)
+            with m.Elif(expired):
+                m.d.sync += failing.eq(1)
+            with m.Else():
+                m.d.sync += idle.eq(idle + 1)
+            with m.If(failing & ~finals.o.valid):
+                m.d.sync += failing.eq(0)
+
+            ends = answered | fails
             error = Signal(name=f"error{n}")
             """Of the earlier bursts of the request."""
-            error_so_far = error | (axi.bresp != Response.OKAY.value)
+            error_so_far = error | failing | (axi.bresp != Response.OKAY.value)
             m.d.comb += [
-                finals.o.ready.eq(answered),
+                finals.o.ready.eq(ends),
                 errors.i.payload.eq(error_so_far),
-                errors.i.valid.eq(answered & finals.o.payload),
+                errors.i.valid.eq(ends & finals.o.payload),
                 done.payload.error.eq(errors.o.payload),
                 done.valid.eq(errors.o.valid),
                 errors.o.ready.eq(done.ready),
             ]
-            with m.If(answered):
+            with m.If(ends):
                 m.d.sync += error.eq(error_so_far & ~finals.o.payload)
+        m.d.sync += in_flight.eq(in_flight + transfer(address.i) - sum(leaves))
         return m

@@ -28,6 +28,7 @@ ADDRESS_BITS = 52
 COMMAND_COUNT_BITS = 16
 """COMMAND_TAIL and COMMAND_HEAD count modulo 2^16."""
 ERROR_COUNT_BITS = 32
+MEMORY_TIMEOUT_CLOCKS = 1 << 16
 COUNTER_BASE = 0x200
 COUNTER_BITS = 48
 LATENCY_BUCKETS = 16
@@ -158,6 +159,9 @@ REGISTERS = RegisterMap(
     Register("POOL_LOW_WATER", 0x060, Access.RW, (
         Field("sectors", 0, 33, "Threshold of STATUS.pool_low.", lambda c: c.pool_sectors // 8),
     ), "When to warn that the pool runs out. After reset one eighth of the pool."),
+    Register("MEMORY_TIMEOUT", 0x068, Access.RW, (
+        Field("clocks", 0, 24, "0: none.", MEMORY_TIMEOUT_CLOCKS),
+    ), "Clocks without an answer of device DRAM after which what was asked of it ends as an error."),
     Register("ERROR_COUNT", 0x080, Access.RO, (
         Field("count", 0, ERROR_COUNT_BITS, "Stays at its highest value once there."),
     ), "Errors recorded since the last clear."),

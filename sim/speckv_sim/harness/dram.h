@@ -50,21 +50,31 @@ public:
         device.set(Device::AXI_B, device->PORT(axi, bvalid), false);
     }
 
-    void fail_lines(uint64_t line, uint64_t count, bool on_reads, bool on_writes) {
-        failing.push_back({line, line + count, on_reads, on_writes});
+    // `response`: SLVERR or DECERR, or NO_ANSWER: bursts that touch the lines, and so those behind them that have the same
+    // id, are not answered until the next heal().
+    void fail_lines(uint64_t line, uint64_t count, bool on_reads, bool on_writes, unsigned response) {
+        failing.push_back({line, line + count, on_reads, on_writes, response});
     }
-    void heal() { failing.clear(); }
+    void heal() {
+        failing.clear();
+        for (unsigned id = 0; id < IDS; id++) {
+            reads[id].each([&](Read &burst) { burst.due = std::min(burst.due, device.now()); });
+            writes[id].each([&](Write &burst) { burst.due = std::min(burst.due, device.now()); });
+        }
+    }
 
     // What went below the line given last and what from it on, since then; now `line` divides them.
     std::array<DramCounts, 2> count_from(uint64_t line) {
         auto found = counts;
-        for (unsigned part = 0; part < 2; part++) counts[part] = {0, 0, 0, 0, 0, reading_bursts[part]};
+        for (unsigned part = 0; part < 2; part++) counts[part] = {.most_read_bursts = reading_bursts[part]};
         border = line;
         return found;
     }
 
 private:
-    static constexpr unsigned BURSTS = 64, IDS = 16, BEATS = 64;
+    // More than a device asks for before it gives up what is not answered.
+    static constexpr unsigned READS = 1024, BURSTS = 256, IDS = 16, BEATS = 64;
+    static constexpr Clock NEVER = ~Clock(0);
 
     struct Address {
         uint64_t address;
@@ -90,6 +100,7 @@ private:
     struct Failing {
         uint64_t begin, end;
         bool reads, writes;
+        unsigned response;
     };
 
     Device &device;
@@ -103,7 +114,7 @@ private:
     unsigned r_part = 0;                 // of the burst whose data is offered
     bool write_turn = false;
 
-    Ring<Read, BURSTS> reads[IDS];
+    Ring<Read, READS> reads[IDS];
     uint32_t read_mask = 0;  // ids whose queue is not empty
     unsigned reads_held = 0, read_id = 0;
     bool reading = false;    // in the middle of the burst at the front of reads[read_id]
@@ -122,10 +133,16 @@ private:
 
     Clock due() { return device.now() + latency + (jitter ? random.below(jitter + 1) : 0); }
 
-    bool fails(uint64_t line, bool Failing::*kind) const {
+    // The response for a line: 0 where it does not fail.
+    unsigned failure(uint64_t line, bool Failing::*kind) const {
         for (const Failing &range : failing)
-            if (range.*kind && range.begin <= line && line < range.end) return true;
-        return false;
+            if (range.*kind && range.begin <= line && line < range.end && range.response != NO_ANSWER) return range.response;
+        return 0;
+    }
+    bool is_answered(uint64_t line, uint64_t count, bool Failing::*kind) const {
+        for (const Failing &range : failing)
+            if (range.*kind && range.response == NO_ANSWER && range.begin < line + count && line < range.end) return false;
+        return true;
     }
 
     template <typename Queue>
@@ -164,7 +181,8 @@ private:
         Read &burst = reads[read_id].front();
         memcpy(&device->PORT(axi, rdata)[0], storage.line(burst.line), 64);
         device->PORT(axi, rid) = read_id;
-        device->PORT(axi, rresp) = fails(burst.line, &Failing::reads) ? 2 : 0;
+        unsigned response = failure(burst.line, &Failing::reads);
+        device->PORT(axi, rresp) = response;
         device->PORT(axi, rlast) = burst.left == 1;
         device->PORT(axi, rvalid) = 1;
         device.touch(Device::AXI_R);
@@ -173,6 +191,7 @@ private:
         write_turn = true;
         r_part = burst.part;
         counts[r_part].lines_read++;
+        counts[r_part].failed_lines_read += response != 0;
         burst.line++;
         if (--burst.left) return;
         reading = false;
@@ -182,7 +201,7 @@ private:
     }
 
     void drive_writes() {
-        device.set(Device::OTHERS, device->PORT(axi, arready), reads_held < BURSTS);
+        device.set(Device::OTHERS, device->PORT(axi, arready), reads_held < READS);
         device.set(Device::OTHERS, device->PORT(axi, awready), writes_held < BURSTS);
         device.set(Device::OTHERS, device->PORT(axi, wready), !open_writes.empty() && tokens >= 64);
     }
@@ -192,7 +211,7 @@ private:
         if (write_mask) {
             unsigned id = earliest(writes, write_mask);
             if (writes[id].front().due <= device.now()) {
-                device->PORT(axi, bresp) = retire_write(id) ? 0 : 2;
+                device->PORT(axi, bresp) = retire_write(id);
                 device->PORT(axi, bid) = id;
                 device->PORT(axi, bvalid) = 1;
                 device.touch(Device::AXI_B);
@@ -203,13 +222,13 @@ private:
         device.set(Device::AXI_B, device->PORT(axi, bvalid), false);
     }
 
-    // Puts the data of the oldest burst of `id` into storage; false where a line failed.
-    bool retire_write(unsigned id) {
+    // Puts the data of the oldest burst of `id` into storage, but for lines that fail. Returns the response.
+    unsigned retire_write(unsigned id) {
         Write &burst = writes[id].front();
-        bool ok = true;
+        unsigned response = 0;
         for (uint32_t i = 0; i < burst.beats; i++) {
-            if (fails(burst.line + i, &Failing::writes))
-                ok = false;
+            if (unsigned failed = failure(burst.line + i, &Failing::writes))
+                response = failed;
             else
                 storage.write_line(burst.line + i, buffers[burst.buffer][i].data, buffers[burst.buffer][i].strobe);
         }
@@ -217,7 +236,8 @@ private:
         writes[id].pop();
         if (writes[id].empty()) write_mask &= ~(1u << id);
         writes_held--;
-        return ok;
+        counts[burst.part].failed_write_bursts += response != 0;
+        return response;
     }
 
     void sample_reads() {
@@ -237,7 +257,9 @@ private:
             DramCounts &count = counts[part];
             count.read_bursts++;
             count.most_read_bursts = std::max(count.most_read_bursts, ++reading_bursts[part]);
-            reads[a.id].push({due(), a.address / 64, a.len + 1, part});
+            bool answered = is_answered(a.address / 64, a.len + 1, &Failing::reads);
+            count.unanswered_bursts += !answered;
+            reads[a.id].push({answered ? due() : NEVER, a.address / 64, a.len + 1, part});
             read_mask |= 1u << a.id;
             reads_held++;
         }
@@ -281,7 +303,9 @@ private:
         if (last != bool(device->PORT(axi, wlast)))
             fail("AXI W: beat %u of a burst of %u comes %s last", burst.taken, burst.beats, last ? "without" : "with");
         if (!last) return;
-        burst.due = due();
+        bool answered = is_answered(burst.line, burst.beats, &Failing::writes);
+        counts[burst.part].unanswered_bursts += !answered;
+        burst.due = answered ? due() : NEVER;
         writes[burst.id].push(burst);
         write_mask |= 1u << burst.id;
         open_writes.pop();

@@ -162,10 +162,16 @@ private:
         }
     }
 
-    void submit(uint64_t limit) {
+    void submit(const Command &c) {
+        const uint64_t limit = c.a;
         if (payload.size() % sizeof(Request)) fail("SUBMIT: %zu bytes are not whole requests", payload.size());
         traffic.begin(reinterpret_cast<const Request *>(payload.data()), payload.size() / sizeof(Request));
-        for (Clock begin = device.now(); !traffic.done() && (!limit || device.now() - begin < limit);) step();
+        bool writes = c.b != 0;
+        for (Clock begin = device.now(); !traffic.done() && (!limit || device.now() - begin < limit);) {
+            if (writes && device.now() - begin >= c.b) mmio(true, c.c, c.d), writes = false;
+            if (!traffic.done()) step();
+        }
+        if (writes) mmio(true, c.c, c.d);
         if (limit) reset();
         const auto &responses = traffic.results();
         reply(Status::OK, responses.size(), responses.data(), responses.size() * sizeof(Response));
@@ -219,10 +225,10 @@ private:
             case Op::MMIO_READ: return reply(Status::OK, mmio(false, c.a, 0));
             case Op::MMIO_WRITE: mmio(true, c.a, c.b); return reply(Status::OK);
             case Op::MMIO_POLL: return poll(c);
-            case Op::SUBMIT: return submit(c.a);
+            case Op::SUBMIT: return submit(c);
             case Op::DRAM_READ: return read_dram(c.a, c.b);
             case Op::DRAM_WRITE: return write_dram(c.a);
-            case Op::DRAM_FAIL: dram.fail_lines(c.a, c.b, c.c & 1, c.c & 2); return reply(Status::OK);
+            case Op::DRAM_FAIL: dram.fail_lines(c.a, c.b, c.c & 1, c.c & 2, c.d); return reply(Status::OK);
             case Op::DRAM_HEAL: dram.heal(); return reply(Status::OK);
             case Op::SET: return set(static_cast<Setting>(c.a), c.b);
             case Op::DRAM_COUNTS: {

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-constexpr uint64_t PROTOCOL_VERSION = 2;
+constexpr uint64_t PROTOCOL_VERSION = 4;
 
 enum class Op : uint32_t {
     RESET,       // resets the device
@@ -15,11 +15,12 @@ enum class Op : uint32_t {
     MMIO_READ,   // a = address; value = register
     MMIO_WRITE,  // a = address, b = value
     MMIO_POLL,   // a = address, b = mask, c = wanted, d = most clocks; value = register, or TIMEOUT
-    SUBMIT,      // payload: Request[n]; answer: Response[n]. a = clocks after which to stop and reset (0: never)
+    SUBMIT,      // payload: Request[n]; answer: Response[n]. a = clocks after which to stop and reset (0: never);
+                 // b = clocks after which value d is written to the register at c (0: not at all)
     DRAM_READ,   // a = byte address, b = bytes; answer: the bytes
     DRAM_WRITE,  // a = byte address; payload: the bytes
-    DRAM_FAIL,   // a = first line, b = lines, c = 1 for reads + 2 for writes
-    DRAM_HEAL,
+    DRAM_FAIL,   // a = first line, b = lines, c = 1 for reads + 2 for writes, d = response: SLVERR, DECERR or NO_ANSWER
+    DRAM_HEAL,   // ends all failures; what was not answered is answered now
     SET,         // a = Setting, b = value
     DRAM_COUNTS, // answer: DramCounts[2] since the last one: below the line given then, and from it on. a = that line,
                  // from now on (0 at first)
@@ -42,6 +43,8 @@ enum class Status : uint32_t {
     TIMEOUT,   // the device goes on, but not as awaited
     PROGRESS,  // not an answer
 };
+
+constexpr unsigned SLVERR = 2, DECERR = 3, NO_ANSWER = 4;
 
 struct Command {
     Op op;
@@ -74,7 +77,8 @@ struct Response {
 struct DramCounts {
     uint64_t lines_read, lines_written, bytes_written, read_bursts, write_bursts;
     uint64_t most_read_bursts;  // accepted, and their last data not yet taken, at one time
+    uint64_t failed_lines_read, failed_write_bursts, unanswered_bursts;
 };
 
 static_assert(sizeof(Command) == 40 && sizeof(Reply) == 24 && sizeof(Request) == 96 && sizeof(Response) == 80 &&
-              sizeof(DramCounts) == 48);
+              sizeof(DramCounts) == 72);

@@ -54,6 +54,10 @@ public:
     T &push(const T &item) { return items[tail++ % SIZE] = item; }
     void pop() { head++; }
     void clear() { head = tail = 0; }
+    template <typename Look>
+    void each(Look look) {
+        for (unsigned i = head; i != tail; i++) look(items[i % SIZE]);
+    }
 
 private:
     T items[SIZE];

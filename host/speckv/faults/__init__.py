@@ -1,0 +1,5 @@
+"""Faults injected into a device's DRAM, and what comes of them."""
+
+from .campaign import Campaign, main
+
+__all__ = ["Campaign", "main"]
