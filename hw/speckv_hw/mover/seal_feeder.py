@@ -18,8 +18,7 @@ class SealFeeder(wiring.Component):
     """Starts the encoder for each page that becomes SEALED, and has its lines read; other pages pass by. In order.
 
     A page that is encoded otherwise than the one before, by codec, setting or dtype, waits until the encoder is empty:
-    lines that leave it `ahead` are told apart only within one codec, and pages of different kinds that follow each other
-    without a gap were found encoded wrongly.
+    lines that leave it `ahead` are told apart only within one codec.
 
     At most `PAGES` pages, of either kind, are between here and their end. With that every line that is read for the
     encoder finds room, whatever is held up behind it, and the storer's turn to read comes.
