@@ -191,7 +191,8 @@ class RotatingEncoder(wiring.Component):
             self.stored.p.index.eq(left - 1),
             self.stored.p.data.eq(page[(left - 1)[:6]]),
             self.result.p.lines.eq(start.setting + 1),
-            self.result.p.fits.eq(start.codec.as_value() == Codec.SPECKV),
+            # A result means nothing while it is not valid.
+            self.result.p.fits.eq(self.result.valid & (start.codec.as_value() == Codec.SPECKV)),
             self.result.p.first.eq(page[0][:6]),
         ]
         with m.FSM():

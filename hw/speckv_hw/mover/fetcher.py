@@ -31,7 +31,7 @@ from speckv_hw.types import (
     TableResponse,
 )
 from speckv_model.codec.fixed import SETTINGS
-from speckv_model.constants import ENTRIES_PER_LINE, PAGE_LINES, ROW_LINES
+from speckv_model.constants import PAGE_LINES, ROW_LINES
 
 __all__ = ["Fetcher", "FetcherEvents"]
 
@@ -39,6 +39,10 @@ DECODED_PAGES = 3
 """Pages whose lines go into the decoder while those before them come out."""
 STORED_LINES = 18
 """Lines that wait for the decoder: those of a page that is four times smaller, so that its CRC is known early."""
+
+
+LINES_AHEAD = 32
+"""Table lines that wait to be looked up ahead; what does not fit is left out."""
 
 
 class FetcherEvents(data.Struct):
@@ -209,16 +213,23 @@ class Fetcher(wiring.Component):
                     m.next = "LOOKUP"
 
     def _look_ahead(self, m):
-        """Looks up the table line after that of the job, where nothing is looked up ahead already."""
-        ahead = self.ahead_request
-        m.d.comb += [ahead.p.op.eq(TableOp.LOOKUP), self.ahead_response.ready.eq(1)]
+        """Looks up the table line after that of the job, in turn where others are looked up ahead; many streams that
+        are written together come to their next lines together."""
+        m.submodules.lines_ahead = lines = Fifo(PAGE_WIDTH - 2, LINES_AHEAD)
         waiting = Signal()
-        with m.If(transfer(ahead)):
-            m.d.sync += [ahead.valid.eq(0), waiting.eq(1)]
+        m.d.comb += [
+            lines.i.payload.eq(self.job.p.page[2:] + 1),
+            lines.i.valid.eq(transfer(self.table_request) & (self.job.p.page[:2] == 0)),
+            self.ahead_request.p.op.eq(TableOp.LOOKUP),
+            self.ahead_request.p.page.eq(lines.o.payload << 2),
+            self.ahead_request.valid.eq(lines.o.valid & ~waiting),
+            lines.o.ready.eq(transfer(self.ahead_request)),
+            self.ahead_response.ready.eq(1),
+        ]
         with m.If(transfer(self.ahead_response)):
             m.d.sync += waiting.eq(0)
-        with m.If(transfer(self.table_request) & (self.job.p.page[:2] == 0) & ~ahead.valid & ~waiting):
-            m.d.sync += [ahead.valid.eq(1), ahead.p.page.eq(self.job.p.page + ENTRIES_PER_LINE)]
+        with m.If(transfer(self.ahead_request)):
+            m.d.sync += waiting.eq(1)
 
     def _take_stored(self, m, pending, decoder, pages, verdicts):
         """From the stored lines of SEALED pages to the decoder, page after page, with a verdict on each.

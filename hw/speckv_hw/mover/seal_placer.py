@@ -63,6 +63,7 @@ class SealPlacer(wiring.Component):
                         outcome.entry.lines.eq(result.lines),
                         outcome.entry.codec.eq(placed.page.encoding.codec),
                         placed.first.eq(result.first),
+                        placed.as_it_is.eq(0),
                     ]
                 with m.Else():
                     m.d.sync += [

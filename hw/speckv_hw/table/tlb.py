@@ -1,6 +1,9 @@
 """Cache of page table lines."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, unsigned
+from functools import reduce
+from operator import xor
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -41,6 +44,7 @@ class TlbResult(data.Struct):
 class Tlb(wiring.Component):
     """Set-associative cache of table lines (four entries each), in synchronous-read memory.
 
+    The set of a line is its number folded by XOR, so that one index in many streams spreads over the sets.
     Every request gets one result, in order, `latency` clocks after it is offered; the next one is looked at a
     clock after the result was taken. What a request changes is changed for all that follow. FILL takes the
     ways of a set in turn (round robin), filled or not. `valid` bits are registers: nothing is cached after a
@@ -74,7 +78,7 @@ class Tlb(wiring.Component):
         op = Signal(TlbOp)
         page = Signal(self._config.page_bits)
         entry = Signal(Entry)
-        quarter, set_, tag = page[:2], page[2:2 + set_bits], page[2 + set_bits:]
+        quarter, set_, tag = page[:2], _folded(page[2:], set_bits), page[2 + set_bits:]
 
         turns = Array(Signal(range(ways), name=f"turn{n}") for n in range(sets))
         victim = Signal(range(ways))
@@ -148,6 +152,12 @@ class Tlb(wiring.Component):
                     m.d.sync += turns[set_].eq(Mux(victim == ways - 1, 0, victim + 1))
                 m.next = "LOOK"
         return m
+
+
+def _folded(line, bits):
+    """The parts of `bits` bits of a line number, combined by XOR."""
+    parts = [line[low:low + bits] for low in range(0, len(line), bits)] if bits else []
+    return reduce(xor, parts) if parts else Const(0, 1)
 
 
 def _select(hits, lines):

@@ -34,14 +34,23 @@ class Tlb:
         self._data = np.zeros((self._sets, self._ways, LINE_BYTES), dtype=np.uint8)
         self._turn = np.zeros(self._sets, dtype=np.int64)
 
+    def _set_of(self, line):
+        """The line number folded by XOR, so that one index in many streams spreads over the sets."""
+        folded = 0
+        while line and self._sets > 1:
+            folded ^= line % self._sets
+            line //= self._sets
+        return folded
+
     def find(self, line):
         """Table line `line`, uint8 (64,), to be read or written in place; None if it is not cached."""
-        ways = np.flatnonzero(self._lines[line % self._sets] == line)
-        return self._data[line % self._sets, ways[0]] if ways.size else None
+        set_ = self._set_of(line)
+        ways = np.flatnonzero(self._lines[set_] == line)
+        return self._data[set_, ways[0]] if ways.size else None
 
     def fill(self, line, data):
         """Takes in table line `line`, which is not cached, in place of the line whose turn it is."""
-        set_ = line % self._sets
+        set_ = self._set_of(line)
         way = self._turn[set_]
         self._lines[set_, way] = line
         self._data[set_, way] = data
@@ -49,7 +58,7 @@ class Tlb:
 
     def drop(self, line):
         """Forgets table line `line`."""
-        set_ = line % self._sets
+        set_ = self._set_of(line)
         self._lines[set_, self._lines[set_] == line] = -1
 
     def flush(self):
