@@ -10,10 +10,11 @@ from ml_dtypes import bfloat16
 
 from speckv import calibrate
 from speckv.calibrate import Calibration, allocate, allocate_in_pool, budget, choose, measure, ratio_at
+from speckv.calibrate.divergence import divergences
 from speckv.capacity import capacity_ratio
 from speckv.cli import main
 from speckv.formats import CodecFormat
-from speckv.lm import ArrayStore, CodedStore, Llama, training_tokens
+from speckv.lm import TINYLM, ArrayStore, CodedStore, Llama, training_tokens
 from speckv_model.config import DeviceConfig
 
 
@@ -117,7 +118,7 @@ def test_the_pool_loss_counts_where_it_is_asked_for():
 def test_weights_are_divergence_for_squared_error():
     model, window = Llama.load(), training_tokens()[:64]
     choices = calibrate.with_model([window], "fixed", np.dtype(bfloat16), jobs=1)
-    assert choices.weights.shape == (24,) and (choices.weights > 0).all()
+    assert choices.weights.shape == choices.square.shape and (choices.weights > 0).all()
     # K of layer 1, head 1 by hand; streams are ordered by layer, head, kind.
     streams = [[[("raw", 0)] * 2 for _ in range(2)] for _ in range(6)]
     streams[1][1][0] = "fixed", 8
@@ -127,8 +128,23 @@ def test_weights_are_divergence_for_squared_error():
     want, got = (each / each.sum(axis=1, keepdims=True) for each in (want, got))
     divergence = (want * np.log(want / got)).sum(axis=1).mean()
     error = exact.read(1, 0, 64)[0][:, 1] - store.read(1, 0, 64)[0][:, 1]
-    assert choices.weights[1 * 4 + 1 * 2] == pytest.approx(divergence / np.square(error).mean(), rel=0.01)
+    weights, at = choices.weights[1 * 4 + 1 * 2], choices.settings.index(("fixed", 8))
+    assert weights[at] == pytest.approx(divergence / np.square(error).mean(), rel=0.01)
+    # Sectors are settings. Measured at 7, 8 and 11; between them on a line of logarithms, beyond them as at the last.
+    assert np.ptp(np.diff(np.log(weights[1:5]))) == pytest.approx(0, abs=1e-9)
+    assert (weights[5:] == weights[4]).all() and weights[0] != weights[1]
 
+
+def test_layers_that_are_as_in_the_first_coding_need_not_run_again():
+    window, dtype = training_tokens()[:64], np.dtype(bfloat16)
+    rng = np.random.default_rng(1)
+    codings = [(((("fixed", 8),) * 2,) * 2,) * 6]
+    for layer in (0, 3, 5, 5):
+        other = ((("fixed", int(rng.integers(9, 17))), ("variable", 120)),) * 2
+        codings.append(codings[0][:layer] + (other,) + codings[0][layer + 1:])
+    together = divergences(TINYLM, window, codings, dtype)[0]
+    alone = [divergences(TINYLM, window, [each], dtype)[0, 0] for each in codings]
+    assert together.tolist() == alone and len(set(alone[:4])) == 4 and min(alone) > 0
 
 
 def test_a_calibration_survives_its_file(tmp_path):

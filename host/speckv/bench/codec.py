@@ -24,7 +24,7 @@ from speckv_model.constants import ENTRY_BYTES, PAGE_BYTES, SECTOR_BYTES, Codec
 from speckv_sim.build import BuildError, build_root
 
 from .. import calibrate, capacity, formats, geometry, lm, workers
-from ..calibrate import allocation
+from ..calibrate import allocation, divergence
 from ..calibrate import choices as choices_of
 from ..calibrate.calibration import model_provenance
 from ..capacity import capacity_ratio, sectors_of
@@ -270,7 +270,8 @@ def calibrations(config, jobs, advance=lambda: None, folder=None, wanted=CALIBRA
     folder.mkdir(parents=True, exist_ok=True)
     windows = calibrate.training_windows(training_tokens(), count)
     provenance = model_provenance(TINYLM, windows)
-    code = [*_sources(BASE), *(Path(module.__file__).read_bytes() for module in (allocation, capacity, choices_of))]
+    code = [*_sources(BASE),
+            *(Path(module.__file__).read_bytes() for module in (allocation, capacity, choices_of, divergence))]
     made, choices = [], {}
     for codec, ratio, pool in wanted:
         digest = _digest(repr(pool and config.pool_sectors), json.dumps(provenance), *code)

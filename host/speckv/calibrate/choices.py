@@ -1,27 +1,28 @@
 """What settings do to streams: sectors, squared errors, and how much of an error each stream bears."""
 
+import dataclasses
 import functools
+import itertools
 import operator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from speckv_model.codec import CODECS
 from speckv_model.constants import PAGE_BYTES, Codec
 
-from .. import workers
 from ..capacity import sectors_of
 from ..formats import CodecFormat
 from ..geometry import Geometry
-from ..lm import TINYLM, ArrayStore, CodedStore, Llama
+from ..lm import TINYLM, ArrayStore
+from .divergence import divergences_of_all, model_of, shape_of
 
 SETTINGS = {"fixed": tuple(CODECS[Codec.FIXED].SETTINGS), "variable": tuple(range(116, 161, 2))}
 """Settings that are looked at."""
 MIXED = "mixed"
 """Each stream has the codec of `SETTINGS` that suits it."""
-REFERENCE_SECTORS = 8
-"""The factor of a stream is measured at its finest setting that takes no more sectors a page."""
+REFERENCE_SECTORS = (6, 7, 8, 11)
+"""A stream's factor is measured at its finest setting that takes no more sectors a page, for each of these."""
 QUARTERS = 4
 """Squared errors and rates are measured on a quarter of each of so many windows."""
 
@@ -54,8 +55,19 @@ class Choices:
 
     def streams(self, chosen):
         """Nested tuples as of `Calibration`, of indices of settings (streams)."""
-        indices = np.reshape(chosen, self.shape)
-        return tuple(tuple(tuple(self.settings[index] for index in head) for head in layer) for layer in indices)
+        return self._nested([self.settings[index] for index in chosen])
+
+    def alone(self, stream=None, index=None):
+        """As `streams`, of setting `index` for `stream` and ``raw`` for all others."""
+        every = [("raw", 0)] * len(self.square)
+        if stream is not None:
+            every[stream] = self.settings[index]
+        return self._nested(every)
+
+    def _nested(self, every):
+        every = iter(every)
+        layers, heads, kinds = self.shape
+        return tuple(tuple(tuple(next(every) for _ in range(kinds)) for _ in range(heads)) for _ in range(layers))
 
     def __add__(self, other):
         """The choice among the settings of both, of the same streams."""
@@ -125,68 +137,47 @@ def with_model(windows, codec, dtype, folder=TINYLM, jobs=None, on_step=lambda d
         return sum_of(with_model(windows, each, dtype, folder, jobs,
                                  lambda done, total, n=n: on_step(n * total + done, len(SETTINGS) * total))
                       for n, each in enumerate(SETTINGS))
-    model = _model(folder)
+    model = model_of(folder)
     # They need less text than divergences.
     captured = [np.array_split(_capture(model, window, dtype), QUARTERS, axis=2)[n]
                 for n, window in enumerate(windows[:QUARTERS])]
     keys, values = np.concatenate(captured, axis=2)
     choices = measure(keys, values, codec, dtype)
-    small = np.where(choices.sectors <= REFERENCE_SECTORS, choices.square, np.inf)
-    reference = np.where(np.isfinite(small).any(axis=1), small.argmin(axis=1), choices.sectors.argmin(axis=1))
-    settings = [SETTINGS[codec][index] for index in reference]
-    tasks = {n: (_divergences, (folder, np.array(window), codec, settings, np.dtype(dtype)))
-             for n, window in enumerate(windows)}
-    moved = []
-    for _, found in workers.run(tasks, jobs):
-        moved.append(found)
-        on_step(len(moved), len(tasks))
-    divergence, square = np.mean(moved, axis=0)
-    return Choices(choices.settings, choices.shape, choices.sectors, choices.square, divergence / square)
+    alone = [(stream, index) for stream, sectors in enumerate(choices.sectors) for index in _references(sectors)]
+    codings, steps = [choices.alone(), *itertools.starmap(choices.alone, alone)], itertools.count(1)
+    found = divergences_of_all(folder, windows, codings, dtype, jobs, lambda: on_step(next(steps), len(windows)))
+    divergence, square = found.mean(axis=0)[:, 1:]
+    return dataclasses.replace(choices, weights=_weights(choices, alone, divergence / square))
 
 
-@cache
-def _model(folder):
-    return Llama.load(folder)
+def _references(sectors):
+    """Indices of the settings, of those that take `sectors`, at which a stream's factor is measured."""
+    found = set()
+    for most in REFERENCE_SECTORS:
+        fitting = np.flatnonzero(sectors <= most)
+        found.add(int(fitting[sectors[fitting].argmax()]) if len(fitting) else int(sectors.argmin()))
+    return sorted(found)
 
 
-def _shape(model, window):
-    tokens = min(len(window), model.max_tokens)
-    page_tokens = Geometry(model.layers, model.kv_heads, model.head_dim, tokens).page_tokens
-    return model.layers, model.kv_heads, model.head_dim, tokens // page_tokens * page_tokens
+def _weights(choices, alone, factors):
+    """Weights of all settings of all streams from `factors`, those of `alone`: pairs (stream, setting).
+
+    Between two settings a factor's logarithm is interpolated, beyond the last it stays.
+    """
+    weights = np.empty_like(choices.square)
+    streams, indices = np.transpose(alone)
+    for stream, found in enumerate(weights):
+        known = streams == stream
+        found[:] = np.exp(np.interp(np.arange(len(found)), indices[known], np.log(factors[known])))
+    return weights
 
 
 def _capture(model, window, dtype):
     """K and V of a run: (2, layers, tokens, kv_heads, head_dim)."""
-    shape = _shape(model, window)
+    shape = shape_of(model, window)
     store = ArrayStore(*shape, dtype)
     model.forward(window[:shape[-1]], store)
     return np.array([store.read(layer, 0, shape[-1]) for layer in range(model.layers)]).swapaxes(0, 1)
-
-
-def _divergences(folder, window, codec, settings, dtype):
-    """What coding each stream alone does: float (2, streams), Kullback-Leibler divergence of the predictions in nats a
-    token, and mean squared error."""
-    model = _model(folder)
-    shape = _shape(model, window)
-    tokens = window[:shape[-1]]
-    base = _log_softmax(model.forward(tokens, ArrayStore(*shape, dtype)))
-    chance = np.exp(base)
-    moved = np.empty((2, len(settings)))
-    for stream, setting in enumerate(settings):
-        only = [("raw", 0)] * len(settings)
-        only[stream] = codec, setting
-        nested = np.array(only, object).reshape(model.layers, model.kv_heads, 2, 2).tolist()
-        nested = tuple(tuple(tuple(map(tuple, head)) for head in layer) for layer in nested)
-        store = CodedStore(*shape, dtype, CodecFormat(codec, "one stream", nested))
-        logits = _log_softmax(model.forward(tokens, store))
-        moved[0, stream] = np.einsum("ij,ij->", chance, base - logits, dtype=np.float64) / len(tokens)
-        moved[1, stream] = store.damage.square / (len(tokens) * model.head_dim)
-    return moved
-
-
-def _log_softmax(logits):
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def training_windows(tokens, count, length=1024):

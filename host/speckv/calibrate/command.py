@@ -41,7 +41,8 @@ def load_samples(path):
               help="Folder of the language model; the tiny one if not given.")
 @click.option("--tokens", "path", type=click.Path(exists=True, dir_okay=False),
               help="NPY file of tokens for the model; the tiny model's training text if not given.")
-@click.option("--windows", type=click.IntRange(1), default=6, show_default=True, help="Windows of these tokens.")
+@click.option("--windows", type=click.IntRange(1), default=6, show_default=True,
+              help="Windows of these tokens; time grows with them.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; one for each core if not given.")
 @click.option("--output", type=click.Path(dir_okay=False), default="calibration.json", show_default=True)
 def command(ratio, codec, dtype, pool, samples, folder, path, windows, jobs, output):

@@ -89,18 +89,31 @@ class Llama:
             raise ValueError(
                 f"tokens must end within the model's {self.max_tokens} positions, not at {stop!r}"
             )
+        x = self.embed(tokens)
+        for index in range(self.layers):
+            x = self.layer(index, x, store, start)
+        return self.logits(x)
+
+    def embed(self, tokens):
+        """What the first layer takes for `tokens` (n ints): float32 (n, width)."""
+        return self._embedding[np.asarray(tokens, np.int64)]
+
+    def layer(self, index, x, store, start=0):
+        """What layer `index` makes of `x` (float32 (n, width)), the tokens at positions `start` on."""
+        layer, stop = self._layers[index], start + len(x)
         cos, sin = self._cos[start:stop, None], self._sin[start:stop, None]
-        x = self._embedding[tokens]
-        for index, layer in enumerate(self._layers):
-            h = self._rms_norm(x, layer.attention_norm)
-            query = self._rotate((h @ layer.query).reshape(-1, self.heads, self.head_dim), cos, sin)
-            key = self._rotate((h @ layer.key).reshape(-1, self.kv_heads, self.head_dim), cos, sin)
-            value = (h @ layer.value).reshape(-1, self.kv_heads, self.head_dim)
-            store.append(index, key, value)
-            x = x + self._attend(query, *store.read(index, 0, stop), start) @ layer.output
-            h = self._rms_norm(x, layer.mlp_norm)
-            gate = h @ layer.gate
-            x = x + (gate / (1 + np.exp(-gate)) * (h @ layer.up)) @ layer.down
+        h = self._rms_norm(x, layer.attention_norm)
+        query = self._rotate((h @ layer.query).reshape(-1, self.heads, self.head_dim), cos, sin)
+        key = self._rotate((h @ layer.key).reshape(-1, self.kv_heads, self.head_dim), cos, sin)
+        value = (h @ layer.value).reshape(-1, self.kv_heads, self.head_dim)
+        store.append(index, key, value)
+        x = x + self._attend(query, *store.read(index, 0, stop), start) @ layer.output
+        h = self._rms_norm(x, layer.mlp_norm)
+        gate = h @ layer.gate
+        return x + (gate / (1 + np.exp(-gate)) * (h @ layer.up)) @ layer.down
+
+    def logits(self, x):
+        """Of what the last layer made: float32 (n, vocabulary)."""
         return self._rms_norm(x, self._norm) @ self._embedding.T
 
     def _rms_norm(self, x, weight):
