@@ -77,13 +77,6 @@ def test_register():
     prove(m, ports)
 
 
-def test_register():
-    dut = Register(1)
-    m, ports, level = queue_properties(dut, capacity=1, wait=0)
-    m.d.comb += Assert(level == dut.o.valid)
-    prove(m, ports)
-
-
 @pytest.mark.parametrize("depth", [1, 2])
 def test_fifo_in_registers(depth):
     dut = Fifo(1, depth)
