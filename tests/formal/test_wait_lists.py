@@ -14,8 +14,8 @@ CLOCKS = 8
 
 
 def list_properties():
-    """One request, any, is marked. The surroundings push only where there is room, and wake a slot that has requests
-    only when it has neither its turn nor one to come."""
+    """One request, any, is marked. The surroundings push or follow only where there is room, and wake a slot that has
+    requests only when it has neither its turn nor one to come."""
     m = Module()
     m.submodules.dut = dut = WaitLists(SMALL, 1)
     slots, places = SMALL.cache_pages, SMALL.requests_in_flight
@@ -23,9 +23,17 @@ def list_properties():
     woken = Signal(slots)
     watch, watched, slot = Signal(), Signal(), Signal.like(dut.slot)
     before = Signal(range(places + 1))
-    marks = dut.push & watch & ~watched
+    joined, target = Signal.like(dut.slot), Signal.like(dut.slot)
+    appends = dut.push | dut.follow
+    marks = appends & watch & ~watched
+    with m.If(appends):
+        m.d.sync += joined.eq(target)
     m.d.comb += [
+        target.eq(Mux(dut.follow, joined, dut.slot)),
         Assume(~dut.push | dut.room),
+        Assume(~dut.follow | dut.can_follow),
+        Assume(~(dut.push & dut.follow)),
+        Assert(~dut.can_follow | (counts[joined] != 0)),
         Assume(~(dut.pop | dut.leave) | dut.valid),
         Assume(~(dut.push & dut.leave)),
         Assume(~dut.wake.valid | ((counts[dut.wake.p.slot] != 0) & ~woken.bit_select(dut.wake.p.slot, 1))),
@@ -36,7 +44,7 @@ def list_properties():
         Assert(~dut.valid | (dut.last == (counts[dut.of] == 1))),
     ]
     for n in range(slots):
-        pushes, pops = dut.push & (dut.slot == n), dut.pop & (dut.of == n)
+        pushes, pops = appends & (target == n), dut.pop & (dut.of == n)
         m.d.sync += counts[n].eq(counts[n] + pushes - pops)
         ends = dut.valid & (dut.of == n) & (dut.leave | (dut.pop & dut.last))
         m.d.sync += woken[n].eq(Mux(ends, 0, woken[n] | (dut.wake.valid & (dut.wake.p.slot == n))))
@@ -44,8 +52,7 @@ def list_properties():
     with m.If(dut.valid):
         m.d.comb += Assert(dut.payload == (mine & (before == 0)))
     with m.If(marks):
-        m.d.sync += [watched.eq(1), slot.eq(dut.slot),
-                     before.eq(counts[dut.slot] - (dut.pop & (dut.of == dut.slot)))]
+        m.d.sync += [watched.eq(1), slot.eq(target), before.eq(counts[target] - (dut.pop & (dut.of == target)))]
     with m.If(mine & dut.pop):
         m.d.sync += before.eq(before - 1)
         with m.If(before == 0):
@@ -65,6 +72,15 @@ def test_the_marked_request_comes_out_behind_another():
     with m.If(pops & (before == 1)):
         m.d.sync += second.eq(1)
     m.d.comb += Assert(~(second & pops & (before == 0)))
+    assert refute(m, inputs) < CLOCKS
+
+
+def test_the_marked_request_follows_another():
+    m, inputs, (pops, before, dut) = list_properties()
+    followed = Signal()
+    with m.If(dut.follow & dut.pushed):
+        m.d.sync += followed.eq(1)
+    m.d.comb += Assert(~(followed & pops & (before == 0)))
     assert refute(m, inputs) < CLOCKS
 
 
