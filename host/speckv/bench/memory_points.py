@@ -112,13 +112,14 @@ def measure(probe, size, rng, advance=lambda: None):
     advance()
     probe.touch(*others)
     curves, passes = reads(probe, size, contexts, advance)
-    passes.append(amplified)
+    by_ratio, more = ratios(probe, size, rng, first, advance)
+    passes += [amplified, *more]
     probe.dram()
     return report | {
         "amplified_lines_per_clock": amplified.lines_per_clock,
         "lines_in_flight": max(each.most_in_flight for each in passes),
         "fetches_in_flight": max(each.most_fetches for each in passes),
-        "curves": {"reads": curves, "hit_ratio": ratios(probe, size, rng, first, advance)},
+        "curves": {"reads": curves, "hit_ratio": by_ratio},
     }
 
 
@@ -188,7 +189,7 @@ def reads(probe, size, contexts, advance=lambda: None):
 
 
 def ratios(probe, size, rng, written, advance=lambda: None):
-    """Points of random reads of pages that stay in the page cache mixed with pages that are not in it.
+    """Points, and their passes, of random reads of pages that stay in the page cache mixed with others.
 
     Whole pages are visited (``page``), or single lines (``line``). What stays are OPEN pages, one in each set, which
     are not displaced as long as there are others.
@@ -198,7 +199,7 @@ def ratios(probe, size, rng, written, advance=lambda: None):
     lines = pages[:, None] * PAGE_BYTES + np.arange(PAGE_LINES - 1) * LINE_BYTES
     data = captured(size.tokens).view(np.uint8).reshape(-1, LINE_BYTES)[:lines.size]
     probe.link.submit(messages.writes(lines, data))
-    uncached, points = _Cycle(rng.permutation(written.pages)), []
+    uncached, points, passes = _Cycle(rng.permutation(written.pages)), [], []
     for latency in size.ratio_latencies:
         probe.dram(latency)
         for unit, count in (("page", size.visits), ("line", size.singles)):
@@ -208,13 +209,14 @@ def ratios(probe, size, rng, written, advance=lambda: None):
                 visited[~hit] = uncached.take(np.count_nonzero(~hit))
                 line = (np.arange(PAGE_LINES) if unit == "page" else rng.integers(PAGE_LINES, size=(count, 1)))
                 found = probe.read((visited[:, None] * PAGE_BYTES + line * LINE_BYTES).ravel())
+                passes.append(found)
                 points.append({
                     "unit": unit, "latency": latency, "hit_ratio": float(hit.mean()),
                     "lines_per_clock": found.lines_per_clock, "counted_hit_ratio": found.stats.hit_rate,
                     "pages_fetched": found.stats["PAGES_FETCHED"], "pages_spilled": found.stats["PAGES_SPILLED"]})
                 advance()
     resident.free()
-    return points
+    return points, passes
 
 
 class _Cycle:
