@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from unittest.mock import Mock, patch
 
 import pytest
-from amaranth.hdl import Assert, Assume, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Assert, Assume, Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from properties import Free, contract, contract_of
-from prove import prove, refute
+from prove import hold_for, prove, refute
 
 import speckv_hw
 from speckv_hw.cache.line_store import LineStore
@@ -54,11 +54,9 @@ from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
-from speckv_hw.table.page_table import PageTable
 from speckv_hw.table.share import Share
-from speckv_hw.table.tlb import Tlb, TlbOp
-from speckv_hw.table.walker import Walker
-from speckv_hw.table.writer import EntryWriter
+from speckv_hw.table.tlb import Tlb
+from speckv_hw.table.writer import WRITING, EntryWriter
 
 SMALL = DeviceConfig(
     pool_bytes=1 << 18, contexts=2, window_slots=2, cache_pages=2, cache_ways=2, tlb_entries=8, tlb_ways=2,
@@ -79,13 +77,9 @@ class Case:
     """Outputs that are not proven, and why."""
     apart: tuple = ()
     """Outputs that are proven one by one, which can be quicker."""
+    clocks: int | None = None
+    """Where a proof for all times takes too long: the clocks from the reset on that are looked at."""
     options: dict = field(default_factory=dict)
-
-
-def tlb_request(request):
-    """LOOKUP, DROP and FLUSH look at neither `entry` nor `line`."""
-    return Cat(request.op, request.page, Mux(request.op == TlbOp.UPDATE, request.entry.as_value(), 0),
-               Mux(request.op == TlbOp.FILL, request.line[:8], 0))
 
 
 def axi_channels(*names):
@@ -121,13 +115,11 @@ def as_many_lines_as_asked_for(m, dut, parts):
     return [(room, "dut.room")]
 
 
-def claims_keep_writes_apart(m, dut, parts):
-    """A walker reads a line under a claim, which it holds until DRAM's answer; nobody writes to it meanwhile."""
-    for reader in parts:
-        for writer in parts:
-            if writer is not reader:
-                m.d.comb += Assume(~(reader.walk_request.valid & writer.write_job.valid
-                                     & (reader.walk_request.p.line == writer.write_job.p.line)))
+def ends_follow_jobs(m, dut, parts):
+    """The memory port answers only writes whose last line it was given, which is when the job is taken."""
+    written = Signal(range(WRITING + 1))
+    m.d.sync += written.eq(written + (dut.job.valid & dut.job.ready) - (dut.done.valid & dut.done.ready))
+    m.d.comb += Assume(~dut.write_done.valid | (written != 0))
 
 
 def answers_follow_requests(m, dut, parts):
@@ -164,16 +156,17 @@ def read_until_taken(m, dut, parts):
     """The storer reads until its last line is taken, and only then the page leaves. What is offered stays because the
     address that is read does; nothing is written to a page that goes out."""
     waits = Signal()
-    address = Signal(range(64 * PAGES))
-    before = Signal.like(address)
+    line, page = Signal(6, name="line_read"), Signal(range(PAGES), name="page_read")
+    address, before = Signal(range(64 * PAGES)), Signal(range(64 * PAGES))
     m.d.comb += [
         waits.eq(dut.lines.valid & ~dut.lines.ready),
+        address.eq(Cat(line, page)),
         Assume(~waits | dut.read),
         Assume(~(dut.read & dut.left)),
         Assert(~waits | (address == before)),
     ]
     m.d.sync += before.eq(address)
-    return [(address, "dut.read_port__addr")]
+    return [(line, "dut.ahead"), (page, "dut.page_out")]
 
 
 CASES = {
@@ -190,11 +183,7 @@ CASES = {
     "MemoryPort": Case(lambda: MemoryPort(SMALL, 2, 2, 4), more=axi_channels("ar", "aw", "w")),
     "Share": Case(lambda: Share(2, 2, 3, 2)),
     "Tlb": Case(lambda: Tlb(SMALL)),
-    "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request}, options={"steps": 4}),
-    "EntryWriter": Case(EntryWriter),
-    "PageTable": Case(lambda: PageTable(SMALL, 2), {"tlb_request": tlb_request},
-                      parts=(("speckv_hw.table.page_table.Walker", lambda: Walker(SMALL)),) * 2,
-                      more=claims_keep_writes_apart),
+    "EntryWriter": Case(EntryWriter, more=ends_follow_jobs, clocks=12),
     "ContextTable": Case(lambda: ContextTable(SMALL, 2)),
     "DescriptorTable": Case(lambda: DescriptorTable(SMALL)),
     "PageCache": Case(lambda: PageCache(SMALL)),
@@ -212,7 +201,7 @@ CASES = {
     "SealFeeder": Case(SealFeeder, more=pages_end_that_were_fed),
     "SealPlacer": Case(SealPlacer),
     "SealStorer": Case(lambda: SealStorer(SMALL)),
-    "SealFinisher": Case(SealFinisher),
+    "SealFinisher": Case(SealFinisher, clocks=16),
     "Sealer": Case(lambda: Sealer(SMALL), parts=tuple((f"speckv_hw.mover.sealer.{name}", make) for name, make in (
         ("PageEncoder", lambda: PageEncoder(SMALL)),
         ("SealLookup", SealLookup),
@@ -234,6 +223,8 @@ CASES = {
 # Public components that are not proven, and why.
 EXCEPTIONS = {
     "Axi4Signature": "a signature",
+    "Walker": "needs a model of which UPDATEs are under way, which is not there yet",
+    "PageTable": "consists of walkers",
     "Device": "only connects components that are proven; its codecs are not among them",
 } | dict.fromkeys((
     "WaitLists", "SlotTable", "Checksum", "FrameStack", "Claims", "RegisterFile", "CommandCheck", "ErrorLog",
@@ -271,7 +262,11 @@ def prove_contract(case, only=None):
     with ExitStack() as stack:
         for name, made in makers.items():
             stack.enter_context(patch(name, Mock(side_effect=made)))
-        prove(m, inputs, free_memories=True, probes=probes or (), **case.options)
+        options = {"free_memories": True, "probes": probes or (), **case.options}
+        if case.clocks is None:
+            prove(m, inputs, **options)
+        else:
+            hold_for(m, inputs, case.clocks, **options)
 
 
 # These take ten seconds and more.
