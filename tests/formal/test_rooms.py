@@ -1,4 +1,5 @@
-"""The memory port's counters stay within their bounds, and no queue behind them ever overflows."""
+"""The memory port's counters stay within their bounds, and no queue behind them ever overflows, while it waits for
+answers as long as they take."""
 
 from amaranth.hdl import Assert, Assume, Module, Mux, Signal
 from amaranth.lib.wiring import In
@@ -17,6 +18,7 @@ SMALL = DeviceConfig.small(bursts_in_flight=LIMIT)
 def surroundings(dut):
     m = Module()
     m.submodules.dut = dut
+    m.d.comb += Assume(dut.timeout == 0)
     for name, flow, port in streams_of(dut):
         if flow == In:
             contract(m, port, Assume, name)
@@ -45,8 +47,8 @@ def read_properties():
     room, in_flight = Signal(range(DEPTH + 1), name="room"), Signal(range(LIMIT + 1), name="in_flight")
     valid, ready = Signal(name="valid"), Signal(name="ready")
     m.d.comb += [Assert(room <= DEPTH), Assert(in_flight <= LIMIT), Assert(~valid | ready)]
-    return m, inputs_of(dut), [(room, "dut.room0"), (in_flight, "dut.in_flight"), (valid, "dut.queue0.i__valid"),
-                               (ready, "dut.queue0.i__ready")]
+    return m, inputs_of(dut), [(room, "dut.client0.room"), (in_flight, "dut.in_flight"), (valid, "dut.client0.queue.i__valid"),
+                               (ready, "dut.client0.queue.i__ready")]
 
 
 def test_read_port():
