@@ -47,8 +47,9 @@ def read_properties():
     room, in_flight = Signal(range(DEPTH + 1), name="room"), Signal(range(LIMIT + 1), name="in_flight")
     valid, ready = Signal(name="valid"), Signal(name="ready")
     m.d.comb += [Assert(room <= DEPTH), Assert(in_flight <= LIMIT), Assert(~valid | ready)]
-    return m, inputs_of(dut), [(room, "dut.client0.room"), (in_flight, "dut.in_flight"), (valid, "dut.client0.queue.i__valid"),
-                               (ready, "dut.client0.queue.i__ready")]
+    return m, inputs_of(dut), [
+        (room, "dut.client0.room"), (in_flight, "dut.in_flight"), (valid, "dut.client0.queue.i__valid"),
+        (ready, "dut.client0.queue.i__ready")]
 
 
 def test_read_port():
