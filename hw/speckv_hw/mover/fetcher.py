@@ -39,8 +39,6 @@ DECODED_PAGES = 3
 """Pages whose lines go into the decoder while those before them come out."""
 STORED_LINES = 18
 """Lines that wait for the decoder: those of a page that is four times smaller, so that its CRC is known early."""
-
-
 LINES_AHEAD = 32
 """Table lines that wait to be looked up ahead; what does not fit is left out."""
 
@@ -88,8 +86,7 @@ class Fetcher(wiring.Component):
     `fetches_in_flight` pages, one that waits to be noted and those in the decoder are on their way at once; they are
     delivered in order, SEALED ones at a line a clock, and a clock more where a page is not known right by its end.
     A page's `done` comes after its last line was handed to the cache and its CRC was judged; `sure` says as soon as
-    that is known to be right.
-    EMPTY and POISONED pages need no DRAM access.
+    that is known to be right. EMPTY and POISONED pages need no DRAM access.
 
     With the first page of each table line the next line is looked up too, so that a sequence of pages never waits for
     a walk that is behind their own lines in DRAM's queue.
