@@ -8,13 +8,12 @@ from speckv_hw.mem.flag_queue import FlagQueue
 from speckv_hw.stream import transfer
 from speckv_hw.table.check import check_bits
 from speckv_hw.table.claims import LINE_WIDTH, Claim
+from speckv_hw.table.kept_entries import JobDone, Walk, WalkData
 from speckv_hw.table.tlb import TlbOp, TlbRequest, TlbResult
-from speckv_hw.table.writer import JobDone, WriteJob
+from speckv_hw.table.writer import WriteJob
 from speckv_hw.types import (
     Entry,
     PageState,
-    ReadData,
-    ReadRequest,
     TableFault,
     TableOp,
     TableRequest,
@@ -37,7 +36,7 @@ class Walker(wiring.Component):
     answered when they are written; further UPDATEs, up to `POSTED` together, are taken before, other requests
     wait. CLEAR: writes zeros in bursts that end at multiples of 64 lines, then flushes the TLB. A response with
     a fault has a POISONED entry, zero elsewhere; that of an UPDATE without one is zero. A line that DRAM would
-    not read or write is not in the TLB when that is answered.
+    not read or write is not in the TLB when that is answered, nor one of which only a part is up to date.
 
     A LOOKUP that hits is answered after `latency` clocks if no other walker delays it. Bits of page numbers
     above the window are not looked at, nor is anything written outside of the table. A reset drops the
@@ -54,7 +53,7 @@ class Walker(wiring.Component):
     claim : Out(Claim())
         Held from before the TLB is asked until it is up to date and a write is handed over.
     tlb_request : Out(stream(TlbRequest)), tlb_result : In(stream(TlbResult))
-    walk_request : Out(stream(ReadRequest)), walk_data : In(stream(ReadData))
+    walk_request : Out(stream(Walk)), walk_data : In(stream(WalkData))
         Reads of a line that is being written are held back outside.
     write_job : Out(stream(WriteJob)), write_done : In(stream(JobDone))
         `write_done` is taken when the TLB has nothing of a line that could not be written.
@@ -69,8 +68,8 @@ class Walker(wiring.Component):
     claim: Out(Claim())
     tlb_request: Out(stream.Signature(TlbRequest))
     tlb_result: In(stream.Signature(TlbResult))
-    walk_request: Out(stream.Signature(ReadRequest))
-    walk_data: In(stream.Signature(ReadData))
+    walk_request: Out(stream.Signature(Walk))
+    walk_data: In(stream.Signature(WalkData))
     write_job: Out(stream.Signature(WriteJob))
     write_done: In(stream.Signature(JobDone))
     hit: Out(1)
@@ -117,7 +116,7 @@ class Walker(wiring.Component):
             self.tlb_request.payload.entry.check.eq(right_check),
             self.tlb_request.payload.line.eq(self.walk_data.payload.data),
             self.walk_request.payload.line.eq(line),
-            self.walk_request.payload.count.eq(1),
+            self.walk_request.payload.quarter.eq(quarter),
             self.write_job.payload.line.eq(line),
             self.write_job.payload.count.eq(burst),
             self.write_job.payload.enable.eq(Mux(op == TableOp.CLEAR, ~0, 1 << quarter)),
@@ -193,7 +192,8 @@ class Walker(wiring.Component):
             with m.State("FILL"):
                 m.d.comb += self.tlb_request.payload.op.eq(TlbOp.FILL)
                 m.d.sync += [entry.eq(walked), failed.eq(self.walk_data.payload.error)]
-                with m.If(self.walk_data.payload.error):
+                walk = self.walk_data.payload
+                with m.If(walk.error | walk.partial):
                     m.d.comb += self.walk_data.ready.eq(1)
                 with m.Else():
                     m.d.comb += [
@@ -201,8 +201,10 @@ class Walker(wiring.Component):
                         self.walk_data.ready.eq(self.tlb_request.ready),
                     ]
                 with m.If(transfer(self.walk_data)):
-                    with m.If(self.walk_data.payload.error):
+                    with m.If(walk.error):
                         m.next = "RESPOND"
+                    with m.Elif(walk.partial):
+                        m.next = "JUDGE"
                     with m.Else():
                         m.next = "CHANGED"
 
@@ -257,7 +259,7 @@ class Walker(wiring.Component):
                     m.next = "IDLE"
 
         # Ends of UPDATEs, beside the next ones: those may wait for a claim that waits for such an end.
-        m.d.comb += ends.i.payload.eq(self.write_done.payload.error)
+        m.d.comb += ends.i.payload.eq(self.write_done.payload.error & ~self.write_done.payload.kept)
         with m.FSM(name="end"):
             with m.State("WAIT"):
                 with m.If(is_update & self.write_done.valid):
