@@ -24,7 +24,8 @@ def config_of(shape):
 
 
 def random_entry(rng):
-    return ModelEntry(**{name: rng.getrandbits(width) for name, width in FIELDS.items()})
+    fields = {name: rng.getrandbits(width) for name, width in FIELDS.items()}
+    return ModelEntry(**fields | {"state": rng.randrange(1, 4)})
 
 
 def request(op, page, entry=None, count=0):
@@ -70,8 +71,8 @@ def test_one_client_matches_model(shape, stall):
     config = config_of(shape)
     rng = random.Random(f"{SEED} {shape} {stall}")
     lines = rng.sample(range(config.table_lines), 12)
-    memory = TableMemory(config.table_lines, bad=lines[:1], doubtful=lines[1:3], stall=stall, seed=SEED)
-    twin = TableMemory(config.table_lines, bad=lines[:1], doubtful=lines[1:3])
+    memory = TableMemory(config.table_lines, bad=lines[:2], doubtful=lines[2:4], stall=stall, seed=SEED)
+    twin = TableMemory(config.table_lines, bad=lines[:2], doubtful=lines[2:4])
     kept, logged = [], []
     table = model.PageTable(config, twin, kept.append)
     dut = PageTable(config)
@@ -81,10 +82,10 @@ def test_one_client_matches_model(shape, stall):
     async def bench(ctx):
         for _ in range(250):
             page = 4 * rng.choice(lines) + rng.randrange(4)
-            kind = rng.choices(["lookup", "update", "clear", "corrupt"], [60, 30, 2, 5])[0]
+            kind = rng.choices(["lookup", "update", "clear", "corrupt"], [60, 30, 2, 15])[0]
             if kind == "corrupt":
                 # Not of those that are written again, the model at other times than the hardware.
-                line, byte, bit = rng.choice(lines[3:]), rng.randrange(64), 1 << rng.randrange(8)
+                line, byte, bit = rng.choice(lines[4:]), rng.randrange(64), 1 << rng.randrange(8)
                 memory.data[line, byte] ^= bit
                 twin.data[line, byte] ^= bit
                 continue
@@ -304,8 +305,8 @@ def test_more_refused_entries_than_can_be_kept():
         for line in (memory, twin):
             line.refusing = set(range(100))
         for page in range(2 * model.KEPT):
-            expected = table.update(page, ModelEntry(lines=1))
-            got = await ask(ctx, dut, 0, request(TableOp.UPDATE, page, ModelEntry(lines=1)))
+            expected = table.update(page, ModelEntry(state=1, lines=1))
+            got = await ask(ctx, dut, 0, request(TableOp.UPDATE, page, ModelEntry(state=1, lines=1)))
             assert got == ((bytes(16), 0) if page < model.KEPT else refused) and got[1] == expected
         for page in (0, model.KEPT, 1000):
             assert table.lookup(page)[1] == model.TableFault.MEMORY
@@ -320,11 +321,32 @@ def test_more_refused_entries_than_can_be_kept():
         lambda ctx: log_errors(ctx, dut, [])])
 
 
+def test_lookup_after_an_update_was_taken_sees_it():
+    """Also where both have to wait for a walk that began before."""
+    config = config_of((4, 1))
+    memory = TableMemory(config.table_lines, reads=(40, 40), writes=(1, 1), stall=0, seed=SEED)
+    dut = PageTable(config, clients=3)
+    entry = ModelEntry(state=1, lines=7)
+
+    async def bench(ctx):
+        for page in range(0, 80, 4):
+            await send(ctx, dut.request0, [request(TableOp.LOOKUP, page + 1)])
+            await send(ctx, dut.request2, [request(TableOp.UPDATE, page, entry)])
+            await send(ctx, dut.request1, [request(TableOp.LOOKUP, page)])
+            await receive(ctx, dut.response0, 1)
+            got, = await receive(ctx, dut.response1, 1)
+            assert answer(got) == (entry.sealed().pack(), 0)
+            await receive(ctx, dut.response2, 1)
+
+    simulate(dut, bench, background=[
+        lambda ctx: memory.serve_reads(ctx, dut), lambda ctx: memory.serve_writes(ctx, dut)])
+
+
 def test_walk_that_outlasts_a_clear_leaves_nothing_stale():
     config = DeviceConfig.small()
     memory = TableMemory(config.table_lines, reads=(60, 60), writes=(1, 1), stall=0, seed=SEED)
     dut = PageTable(config)
-    entry = ModelEntry(lines=7)
+    entry = ModelEntry(state=1, lines=7)
 
     async def bench(ctx):
         for page in range(0, 40, 4):
@@ -375,7 +397,7 @@ def test_clients_do_not_wait_for_each_other():
         for _ in range(2):
             while not ctx.get(dut.response0.valid):
                 await ctx.tick()
-            await ask(ctx, dut, 1, request(TableOp.UPDATE, 4, ModelEntry(lines=3)))
+            await ask(ctx, dut, 1, request(TableOp.UPDATE, 4, ModelEntry(state=1, lines=3)))
             await ask(ctx, dut, 1, request(TableOp.CLEAR, 4, count=4))
             assert ctx.get(dut.response0.valid)
             await receive(ctx, dut.response0, 1)

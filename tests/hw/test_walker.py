@@ -20,7 +20,8 @@ def packed(entry):
 
 
 def random_entry(rng):
-    return model.Entry(**{name: rng.getrandbits(width) for name, width in model.FIELDS.items()})
+    fields = {name: rng.getrandbits(width) for name, width in model.FIELDS.items()}
+    return model.Entry(**fields | {"state": rng.randrange(1, 4)})
 
 
 ENTRY = random_entry(random.Random(SEED)).sealed()
@@ -137,6 +138,15 @@ def test_lookup_that_misses():
         await step.response(packed(ENTRY))
 
     assert walk_through(steps) == ["miss"]
+
+
+def test_empty_entry_that_is_not_all_zeros_is_corrupt():
+    async def steps(step):
+        await step.request(TableOp.LOOKUP)
+        await step.tlb(TlbOp.LOOKUP, hit=1, entry=packed(model.Entry(lines=3).sealed()))
+        await step.response(POISONED, TableFault.CORRUPT)
+
+    walk_through(steps)
 
 
 def test_walk_that_is_right_in_part_is_not_cached():

@@ -37,7 +37,8 @@ class Dram:
 
 
 def random_entry(rng):
-    return Entry(**{name: rng.getrandbits(width) for name, width in FIELDS.items()})
+    fields = {name: rng.getrandbits(width) for name, width in FIELDS.items()}
+    return Entry(**fields | {"state": rng.randrange(1, 4)})
 
 
 def test_fields_fill_sixteen_bytes():
@@ -225,3 +226,7 @@ def test_context_table_refuses():
         table.put(16, None)
     with pytest.raises(ValueError, match="slot must be from 0 to 1023, not -1"):
         table.put_slot(-1, 0)
+
+
+def test_empty_entries_are_all_zeros():
+    assert Entry().intact and not Entry(lines=3).sealed().intact

@@ -37,7 +37,7 @@ class PageTable(wiring.Component):
     Every request gets one response, in order per client. A client has one request under way, or several
     UPDATEs. Walkers run side by side (a hit overtakes another client's walk or CLEAR), but never on the same
     table line. A client that does not take its response delays nobody else. An UPDATE is seen by whoever asks
-    soon after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
+    after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
     offered DRAM holds the entry, or where DRAM refused it (logged as MEMORY_WRITE) it is kept here, and written again
     until DRAM takes it. When the response of a CLEAR is offered all entries of the range read as
     zeros, here and in DRAM.

@@ -31,12 +31,12 @@ POSTED = 16
 class Walker(wiring.Component):
     """Looks entries up (TLB, then DRAM), changes them, clears ranges of them, in order.
 
-    LOOKUP: the TLB's entry; if it has none, one DRAM line, which also goes to the TLB. The check bits are
-    judged either way. UPDATE: computes the check bits, brings the TLB up to date, and writes 16 bytes. It is
-    answered when they are written; further UPDATEs, up to `POSTED` together, are taken before, other requests
-    wait. CLEAR: writes zeros in bursts that end at multiples of 64 lines, then flushes the TLB. A response with
-    a fault has a POISONED entry, zero elsewhere; that of an UPDATE without one is zero. A line that DRAM would
-    not read or write is not in the TLB when that is answered, nor one of which only a part is up to date.
+    LOOKUP: the TLB's entry; if it has none, one DRAM line, which also goes to the TLB. The entry is judged either way:
+    its check bits have to be right, and an EMPTY one all zeros. UPDATE: computes the check bits, brings the TLB up to
+    date, and writes 16 bytes. It is answered when they are written; further UPDATEs, up to `POSTED` together, are taken
+    before, other requests wait. CLEAR: writes zeros in bursts that end at multiples of 64 lines, then flushes the TLB.
+    A response with a fault has a POISONED entry, zero elsewhere; that of an UPDATE without one is zero. A line that
+    DRAM would not read or write is not in the TLB when that is answered, nor one of which only a part is up to date.
 
     A LOOKUP that hits is answered after `latency` clocks if no other walker delays it. Bits of page numbers
     above the window are not looked at, nor is anything written outside of the table. A reset drops the
@@ -102,7 +102,12 @@ class Walker(wiring.Component):
         # The check bits are computed a clock after `entry` changes; they are not looked at earlier.
         entry = Signal(Entry)
         right_check = Signal.like(entry.check)
-        m.d.sync += right_check.eq(check_bits(entry))
+        stray = Signal()
+        """An EMPTY entry is not all zeros."""
+        m.d.sync += [
+            right_check.eq(check_bits(entry)),
+            stray.eq((entry.state == PageState.EMPTY) & entry.as_value().any()),
+        ]
         walked = self.walk_data.payload.data.word_select(quarter, Entry.as_shape().size)
 
         proceed = Signal()
@@ -110,6 +115,7 @@ class Walker(wiring.Component):
             proceed.eq(self.claim.held | ~self.claim.blocked),
             self.claim.line.eq(line),
             self.claim.alone.eq(op == TableOp.CLEAR),
+            self.claim.changes.eq(op == TableOp.UPDATE),
             to_boundary.eq(CLEAR_LINES - line[:6]),
             self.tlb_request.payload.page.eq(Mux(drops, self.write_done.payload.line << 2, line << 2 | quarter)),
             self.tlb_request.payload.entry.eq(entry),
@@ -127,7 +133,7 @@ class Walker(wiring.Component):
         fault = Signal(TableFault)
         with m.If(Mux(is_update, ends.o.payload, failed)):
             m.d.comb += fault.eq(TableFault.MEMORY)
-        with m.Elif(~is_update & (right_check != entry.check)):
+        with m.Elif(~is_update & ((right_check != entry.check) | stray)):
             m.d.comb += fault.eq(TableFault.CORRUPT)
         m.d.comb += self.response.payload.fault.eq(fault)
         with m.If(fault != TableFault.NONE):
