@@ -92,7 +92,7 @@ class Device(wiring.Component):
         m.submodules.pool = self._pool = PoolAllocator(config)
         m.submodules.memory = self._memory = MemoryPort(
             config, readers=2, writers=2, read_depth=(FETCH_READ_LINES, TABLE_READ_LINES))
-        m.submodules.csr = self._csr = Csr(config, records=6)
+        m.submodules.csr = self._csr = Csr(config, records=7)
         m.submodules.commands = self._commands = CommandEngine(config)
         m.submodules.page_ops = self._page_ops = PageOpPort()
 
@@ -186,7 +186,7 @@ class Device(wiring.Component):
         chain(m, commands.manage, self._contexts.manage)
         chain(m, self._contexts.managed, commands.managed)
         chain(m, commands.descriptor_op, self._descriptors.op)
-        sources = (endpoint, self._cache, self._fetcher, self._opener, self._sealer, commands)
+        sources = (endpoint, self._cache, self._fetcher, self._opener, self._sealer, self._table, commands)
         for source, record in zip(sources, csr.records, strict=True):
             chain(m, source.error, record)
         m.d.comb += [

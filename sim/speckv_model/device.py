@@ -1,7 +1,7 @@
 """The whole device as a golden model: bit-exact in what every CXL.mem read returns."""
 
 from .cache.page_cache import PageCache
-from .constants import Status
+from .constants import PAGE_BITS, ErrorKind, Status
 from .csr.commands import PageOpKind
 from .csr.csr import CsrModel
 from .cxl.endpoint import Endpoint
@@ -66,7 +66,8 @@ class DeviceModel:
         self.csr = csr = CsrModel(config, self.contexts, self)
         self.pool = PoolAllocator(config)
         port = _MemoryPort(self.dram, csr.counters)
-        self.table = PageTable(config, port)
+        self.table = PageTable(
+            config, port, lambda page: csr.errors.record(ErrorKind.MEMORY_WRITE, page << PAGE_BITS))
         self.descriptors = DescriptorTable(config, self.contexts)
         opener = Opener(self.table, self.pool, csr.errors, csr.counters)
         fetcher = Fetcher(config, opener, port, csr.errors, csr.counters)

@@ -54,6 +54,7 @@ from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
+from speckv_hw.table.kept_entries import KeptEntries
 from speckv_hw.table.share import Share
 from speckv_hw.table.tlb import Tlb, TlbOp
 from speckv_hw.table.walker import Walker
@@ -87,6 +88,16 @@ def tlb_request(request):
     """LOOKUP, DROP and FLUSH look at neither `entry` nor `line`."""
     return Cat(request.op, request.page, Mux(request.op == TlbOp.UPDATE, request.entry.as_value(), 0),
                Mux(request.op == TlbOp.FILL, request.line[:8], 0))
+
+
+def retry(job):
+    """Quarter and entry come from the slot, which nobody changes while its line is claimed."""
+    return Cat(job.line, job.count)
+
+
+def ended(ended):
+    """The job comes from a memory."""
+    return ended.error
 
 
 def axi_channels(*names):
@@ -125,7 +136,7 @@ def as_many_lines_as_asked_for(m, dut, parts):
 def ends_follow_jobs(m, dut, parts):
     """The memory port answers only writes whose last line it was given, which is when the job is taken."""
     written = Signal(range(WRITING + 1))
-    m.d.sync += written.eq(written + (dut.job.valid & dut.job.ready) - (dut.done.valid & dut.done.ready))
+    m.d.sync += written.eq(written + (dut.job.valid & dut.job.ready) - (dut.ended.valid & dut.ended.ready))
     m.d.comb += Assume(~dut.write_done.valid | (written != 0))
 
 
@@ -189,7 +200,8 @@ CASES = {
     "Share": Case(lambda: Share(2, 2, 3, 2)),
     "Tlb": Case(lambda: Tlb(SMALL)),
     "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request}, more=walks_end_that_began, clocks=14),
-    "EntryWriter": Case(EntryWriter, more=ends_follow_jobs, clocks=12),
+    "KeptEntries": Case(lambda: KeptEntries(2, 2), {"retry": retry}),
+    "EntryWriter": Case(EntryWriter, {"ended": ended}, more=ends_follow_jobs, clocks=12),
     "ContextTable": Case(lambda: ContextTable(SMALL, 2)),
     "DescriptorTable": Case(lambda: DescriptorTable(SMALL)),
     "PageCache": Case(lambda: PageCache(SMALL)),

@@ -13,7 +13,7 @@ class TableMemory:
     """DRAM of `lines` lines with the interface of the model's.
 
     Every access to `bad` lines ends in an error, and so does every write to `doubtful` ones, which takes
-    place. Latencies are ranges in clocks.
+    place, and to `refusing` ones, which does not. Latencies are ranges in clocks.
 
     As AXI4 allows, a read may see a write that is under way, or not: each is carried out at a random moment
     between its acceptance and its end, so that a client that does not wait for the end of its writes is
@@ -25,6 +25,7 @@ class TableMemory:
         self.data = np.zeros((lines, LINE_BYTES), dtype=np.uint8)
         self.bad = set(bad)
         self.doubtful = set(doubtful)
+        self.refusing = set()
         self.reads = []
         self.writes = []
         self._read_latency = reads
@@ -38,7 +39,7 @@ class TableMemory:
         return self.data[line:line + count].copy(), errors
 
     def write_lines(self, line, data, enable=None):
-        if self.bad.intersection(range(line, line + len(data))):
+        if (self.bad | self.refusing).intersection(range(line, line + len(data))):
             return np.ones(len(data), dtype=bool)
         if enable is None:
             enable = np.ones((len(data), ENTRIES_PER_LINE), dtype=bool)

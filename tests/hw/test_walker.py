@@ -20,7 +20,8 @@ def packed(entry):
 
 
 def random_entry(rng):
-    return model.Entry(**{name: rng.getrandbits(width) for name, width in model.FIELDS.items()})
+    fields = {name: rng.getrandbits(width) for name, width in model.FIELDS.items()}
+    return model.Entry(**fields | {"state": rng.randrange(1, 4)})
 
 
 ENTRY = random_entry(random.Random(SEED)).sealed()
@@ -49,14 +50,14 @@ class Steps:
         await send(self.ctx, self.dut.tlb_result, [{"hit": hit, "entry": Entry.from_bits(entry)}])
         return asked
 
-    async def walk(self, line=LINE, error=0):
-        """The walker reads the line of PAGE; a line that is good goes to the TLB."""
+    async def walk(self, line=LINE, error=0, partial=0):
+        """The walker reads the line of PAGE; a line that is good goes to the TLB, unless only a part of it is."""
         self.only("walk_request")
         asked, = await receive(self.ctx, self.dut.walk_request, 1)
-        assert (asked.line, asked.count) == (PAGE // 4, 1)
-        self.ctx.set(self.dut.walk_data.payload, {"data": line, "error": error, "last": 1})
+        assert asked.line << 2 | asked.quarter == PAGE
+        self.ctx.set(self.dut.walk_data.payload, {"data": line, "error": error, "partial": partial})
         self.ctx.set(self.dut.walk_data.valid, 1)
-        if error:
+        if error or partial:
             await self.ctx.tick()
         else:
             assert (await self.tlb(TlbOp.FILL)).line == line
@@ -74,12 +75,12 @@ class Steps:
         for _ in range(5):
             await self.ctx.tick()
             self.only()
-        await send(self.ctx, self.dut.write_done, [{"line": line, "error": error}])
+        await send(self.ctx, self.dut.write_done, [{"line": line, "error": error, "kept": 0}])
 
-    async def dropped(self, page):
+    async def dropped(self, page, kept=0):
         """The line of `page` could not be written: it leaves the TLB before that is taken."""
         ctx, dut = self.ctx, self.dut
-        ctx.set(dut.write_done.payload, {"line": page // 4, "error": 1})
+        ctx.set(dut.write_done.payload, {"line": page // 4, "error": 1, "kept": kept})
         ctx.set(dut.write_done.valid, 1)
         asked, = await receive(ctx, dut.tlb_request, 1)
         assert (asked.op, asked.page // 4) == (TlbOp.DROP, page // 4)
@@ -134,6 +135,25 @@ def test_lookup_that_misses():
         await step.tlb(TlbOp.LOOKUP)
         assert step.ctx.get(step.dut.claim.held)
         await step.walk()
+        await step.response(packed(ENTRY))
+
+    assert walk_through(steps) == ["miss"]
+
+
+def test_empty_entry_that_is_not_all_zeros_is_corrupt():
+    async def steps(step):
+        await step.request(TableOp.LOOKUP)
+        await step.tlb(TlbOp.LOOKUP, hit=1, entry=packed(model.Entry(lines=3).sealed()))
+        await step.response(POISONED, TableFault.CORRUPT)
+
+    walk_through(steps)
+
+
+def test_walk_that_is_right_in_part_is_not_cached():
+    async def steps(step):
+        await step.request(TableOp.LOOKUP)
+        await step.tlb(TlbOp.LOOKUP)
+        await step.walk(partial=1)
         await step.response(packed(ENTRY))
 
     assert walk_through(steps) == ["miss"]
@@ -235,7 +255,7 @@ def test_updates_are_taken_while_dram_writes_others():
             if error:
                 await step.dropped(PAGE + 4 * n)
             else:
-                await send(ctx, dut.write_done, [{"line": PAGE // 4 + n, "error": 0}])
+                await send(ctx, dut.write_done, [{"line": PAGE // 4 + n, "error": 0, "kept": 0}])
         for error in errors:
             await step.response(POISONED if error else 0, TableFault.MEMORY if error else TableFault.NONE)
         await step.request(TableOp.LOOKUP)

@@ -9,7 +9,7 @@ from speckv_model.config import DeviceConfig
 from speckv_model.constants import Codec, Dtype, PageState
 from speckv_model.table.context import ContextRecord, ContextTable
 from speckv_model.table.entry import FIELDS, POISONED, Entry, check
-from speckv_model.table.page_table import PageTable, TableFault
+from speckv_model.table.page_table import KEPT, PageTable, TableFault
 
 SEED = 1
 CONFIG = DeviceConfig.small()
@@ -37,7 +37,8 @@ class Dram:
 
 
 def random_entry(rng):
-    return Entry(**{name: rng.getrandbits(width) for name, width in FIELDS.items()})
+    fields = {name: rng.getrandbits(width) for name, width in FIELDS.items()}
+    return Entry(**fields | {"state": rng.randrange(1, 4)})
 
 
 def test_fields_fill_sixteen_bytes():
@@ -139,10 +140,41 @@ def test_page_table_faults():
     assert table.lookup(12) == (Entry(), TableFault.NONE)
     dram.bad.add(5)
     assert table.lookup(20) == (POISONED, TableFault.MEMORY)
-    assert table.update(20, random_entry(rng)) == TableFault.MEMORY
+    entry = random_entry(rng)
+    assert table.update(20, entry) == TableFault.NONE
+    assert table.lookup(20) == (entry.sealed(), TableFault.NONE)
+    assert table.lookup(21) == (POISONED, TableFault.MEMORY)
     assert table.clear(16, 8) == TableFault.MEMORY
     dram.bad.clear()
     assert table.lookup(20) == (Entry(), TableFault.NONE)
+
+
+def test_entries_that_dram_refuses_are_kept():
+    rng = random.Random(SEED)
+    dram = Dram(CONFIG)
+    kept = []
+    table = PageTable(CONFIG, dram, kept.append)
+    entries = {page: random_entry(rng).sealed() for page in range(20, 20 + KEPT)}
+    dram.bad.update(range(100))
+    for page, entry in entries.items():
+        assert table.update(page, entry) == TableFault.NONE
+    assert kept == list(entries)
+    for page, entry in entries.items():
+        assert table.lookup(page) == (entry, TableFault.NONE)
+    dram.bad.clear()
+    assert table.update(4, entries[20]) == TableFault.NONE
+    for page, entry in entries.items():
+        assert dram.data[page // 4, page % 4 * 16:][:16].tobytes() == entry.pack()
+        assert table.lookup(page) == (entry, TableFault.NONE)
+
+
+def test_nothing_is_trusted_when_no_more_entries_can_be_kept():
+    dram = Dram(CONFIG)
+    table = PageTable(CONFIG, dram)
+    dram.bad.update(range(100))
+    faults = [table.update(page, Entry(lines=1)) for page in range(KEPT + 1)]
+    assert faults == [TableFault.NONE] * KEPT + [TableFault.MEMORY]
+    assert table.lookup(1000) == (POISONED, TableFault.MEMORY)
 
 
 def test_clear_bursts_end_at_multiples_of_64_lines():
@@ -194,3 +226,7 @@ def test_context_table_refuses():
         table.put(16, None)
     with pytest.raises(ValueError, match="slot must be from 0 to 1023, not -1"):
         table.put_slot(-1, 0)
+
+
+def test_empty_entries_are_all_zeros():
+    assert Entry().intact and not Entry(lines=3).sealed().intact

@@ -30,7 +30,7 @@ __all__ = ["BLOCKS"]
 BLOCKS = {
     "endpoint": Endpoint,
     "context_table": lambda config: ContextTable(config, Access),
-    "csr": lambda config: Csr(config, records=6),
+    "csr": lambda config: Csr(config, records=7),
     "command_engine": CommandEngine,
     "page_cache": PageCache,
     "prefetcher": Prefetcher,

@@ -1,6 +1,6 @@
 """Claims of table lines, so that walkers never work on the same line at once."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,7 +12,7 @@ LINE_WIDTH = PAGE_WIDTH - 2
 
 
 class Claim(wiring.Signature):
-    """A walker's claim of table line `line`, or with `alone` of the whole table.
+    """A walker's claim of table line `line`, or with `alone` of the whole table; with `changes` to change it.
 
     A walker that is `waiting` may go on in any clock in which it is not `blocked`; from the next clock on it
     has the claim `held`, whatever `blocked` says, until it lets go of it.
@@ -22,6 +22,7 @@ class Claim(wiring.Signature):
         super().__init__({
             "line": Out(LINE_WIDTH),
             "alone": Out(1),
+            "changes": Out(1),
             "waiting": Out(1),
             "held": Out(1),
             "blocked": In(1),
@@ -31,8 +32,9 @@ class Claim(wiring.Signature):
 class Claims(wiring.Component):
     """Blocks walkers whose claims are in conflict with one that is held, or with one that goes first.
 
-    Combinational. Of walkers that begin to wait in the same clock those that want to be alone go first, then
-    those with the lower number. A walker waits at most as long as the others' requests under way take.
+    Combinational. Of walkers that wait those that want to be alone go first, then those that are to change the line, so
+    that who looks it up after a change was taken sees it, then those with the lower number. A walker waits at most as
+    long as the others' requests under way take.
 
     Parameters
     ----------
@@ -55,7 +57,13 @@ class Claims(wiring.Component):
             for k, other in enumerate(claims):
                 if k == n:
                     continue
-                goes_first = (other.alone | ~own.alone) if k < n else (other.alone & ~own.alone)
+                goes_first = Signal(name=f"goes_first{k}_{n}")
+                with m.If(other.alone != own.alone):
+                    m.d.comb += goes_first.eq(other.alone)
+                with m.Elif(other.changes != own.changes):
+                    m.d.comb += goes_first.eq(other.changes)
+                with m.Else():
+                    m.d.comb += goes_first.eq(k < n)
                 with m.If((own.line == other.line) | own.alone | other.alone):
                     with m.If(other.held | (other.waiting & goes_first)):
                         m.d.comb += own.blocked.eq(1)

@@ -5,11 +5,13 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.table.claims import Claims
+from speckv_hw.table.kept_entries import RETRY_CLOCKS, JobDone, KeptEntries, Walk, WalkData
 from speckv_hw.table.share import Share
 from speckv_hw.table.tlb import Tlb, TlbRequest, TlbResult
 from speckv_hw.table.walker import Walker
-from speckv_hw.table.writer import WRITING, EntryWriter, JobDone, WriteJob
+from speckv_hw.table.writer import WRITING, EntryWriter, WriteJob
 from speckv_hw.types import (
+    ErrorRecord,
     ReadData,
     ReadRequest,
     TableRequest,
@@ -28,15 +30,16 @@ class PageTable(wiring.Component):
     ::
 
         request/response 0 -- walker --+-- TLB
-        request/response 1 -- walker --+-- read port
+        request/response 1 -- walker --+-- kept entries -- read port
                                  |     +-- writer -- write port
                               claims
 
     Every request gets one response, in order per client. A client has one request under way, or several
     UPDATEs. Walkers run side by side (a hit overtakes another client's walk or CLEAR), but never on the same
     table line. A client that does not take its response delays nobody else. An UPDATE is seen by whoever asks
-    soon after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
-    offered DRAM holds the entry. When the response of a CLEAR is offered all entries of the range read as
+    after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
+    offered DRAM holds the entry, or where DRAM refused it (logged as MEMORY_WRITE) it is kept here, and written again
+    until DRAM takes it. When the response of a CLEAR is offered all entries of the range read as
     zeros, here and in DRAM.
 
     Latency of a LOOKUP that hits: `latency` clocks from acceptance to the response, if the other clients are
@@ -47,6 +50,8 @@ class PageTable(wiring.Component):
     config : DeviceConfig
     clients : int
         Number of clients.
+    retry_clocks : int
+        Of `KeptEntries`.
 
     Members
     -------
@@ -56,23 +61,26 @@ class PageTable(wiring.Component):
         LOOKUP: the entry. UPDATE, CLEAR: zeros. `fault` other than NONE: a POISONED entry, zero elsewhere.
     read_request, read_data, write_request, write_data, write_done
         Client side of the memory port. Reads are single lines; writes stay inside 64 lines.
+    error : Out(stream(ErrorRecord))
     hit, miss : Out
         Pulses: the TLB had the entry of a LOOKUP, or had not.
     """
 
     latency = Walker.latency
 
-    def __init__(self, config, clients=2):
+    def __init__(self, config, clients=2, retry_clocks=RETRY_CLOCKS):
         if not isinstance(clients, int) or clients < 1:
             raise ValueError(f"clients must be a positive integer, not {clients!r}")
         self._config = config
         self._clients = clients
+        self._retry_clocks = retry_clocks
         members = {
             "read_request": Out(stream.Signature(ReadRequest)),
             "read_data": In(stream.Signature(ReadData)),
             "write_request": Out(stream.Signature(WriteRequest)),
             "write_data": Out(stream.Signature(WriteData)),
             "write_done": In(stream.Signature(WriteDone)),
+            "error": Out(stream.Signature(ErrorRecord)),
             "hit": Out(1),
             "miss": Out(1),
         }
@@ -85,23 +93,36 @@ class PageTable(wiring.Component):
         m = Module()
         m.submodules.tlb = tlb = Tlb(self._config)
         m.submodules.writer = writer = EntryWriter()
-        m.submodules.claims = claims = Claims(self._clients)
+        m.submodules.kept = kept = KeptEntries(retry_clocks=self._retry_clocks)
+        m.submodules.claims = claims = Claims(self._clients + 1)
         m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, self._clients, outstanding=1)
-        m.submodules.walks = walks = Share(ReadRequest, ReadData, self._clients, outstanding=self._clients)
-        m.submodules.writes = writes = Share(WriteJob, JobDone, self._clients, outstanding=WRITING)
+        m.submodules.walks = walks = Share(Walk, WalkData, self._clients, outstanding=self._clients)
+        m.submodules.writes = writes = Share(WriteJob, JobDone, self._clients + 1, outstanding=WRITING)
 
         wiring.connect(m, lookups.server_request, tlb.request)
         wiring.connect(m, tlb.result, lookups.server_response)
-        # DRAM may carry out a read before a write that it was given before.
         m.d.comb += [
-            writer.line.eq(walks.server_request.payload.line),
-            self.read_request.payload.eq(walks.server_request.payload),
-            self.read_request.valid.eq(walks.server_request.valid & ~writer.writes),
-            walks.server_request.ready.eq(self.read_request.ready & ~writer.writes),
+            kept.writing.eq(writer.writes),
+            kept.walk.payload.eq(walks.server_request.payload),
         ]
-        wiring.connect(m, wiring.flipped(self.read_data), walks.server_response)
+        # DRAM may carry out a read before a write that it was given before.
+        with m.If(kept.claim.held):
+            m.d.comb += writer.line.eq(kept.writing_line)
+        with m.Else():
+            m.d.comb += [
+                writer.line.eq(walks.server_request.payload.line),
+                kept.walk.valid.eq(walks.server_request.valid & ~writer.writes),
+                walks.server_request.ready.eq(kept.walk.ready & ~writer.writes),
+            ]
+        wiring.connect(m, kept.walked, walks.server_response)
         wiring.connect(m, writes.server_request, writer.job)
-        wiring.connect(m, writer.done, writes.server_response)
+        wiring.connect(m, writer.ended, kept.ended)
+        wiring.connect(m, kept.done, writes.server_response)
+        wiring.connect(m, kept.claim, getattr(claims, f"claim{self._clients}"))
+        wiring.connect(m, kept.retry, getattr(writes, f"request{self._clients}"))
+        wiring.connect(m, getattr(writes, f"response{self._clients}"), kept.retried)
+        for name in ("read_request", "read_data", "error"):
+            wiring.connect(m, getattr(kept, name), wiring.flipped(getattr(self, name)))
         for name in ("write_request", "write_data", "write_done"):
             wiring.connect(m, getattr(writer, name), wiring.flipped(getattr(self, name)))
 

@@ -8,13 +8,12 @@ from speckv_hw.mem.flag_queue import FlagQueue
 from speckv_hw.stream import transfer
 from speckv_hw.table.check import check_bits
 from speckv_hw.table.claims import LINE_WIDTH, Claim
+from speckv_hw.table.kept_entries import JobDone, Walk, WalkData
 from speckv_hw.table.tlb import TlbOp, TlbRequest, TlbResult
-from speckv_hw.table.writer import JobDone, WriteJob
+from speckv_hw.table.writer import WriteJob
 from speckv_hw.types import (
     Entry,
     PageState,
-    ReadData,
-    ReadRequest,
     TableFault,
     TableOp,
     TableRequest,
@@ -32,12 +31,12 @@ POSTED = 16
 class Walker(wiring.Component):
     """Looks entries up (TLB, then DRAM), changes them, clears ranges of them, in order.
 
-    LOOKUP: the TLB's entry; if it has none, one DRAM line, which also goes to the TLB. The check bits are
-    judged either way. UPDATE: computes the check bits, brings the TLB up to date, and writes 16 bytes. It is
-    answered when they are written; further UPDATEs, up to `POSTED` together, are taken before, other requests
-    wait. CLEAR: writes zeros in bursts that end at multiples of 64 lines, then flushes the TLB. A response with
-    a fault has a POISONED entry, zero elsewhere; that of an UPDATE without one is zero. A line that DRAM would
-    not read or write is not in the TLB when that is answered.
+    LOOKUP: the TLB's entry; if it has none, one DRAM line, which also goes to the TLB. The entry is judged either way:
+    its check bits have to be right, and an EMPTY one all zeros. UPDATE: computes the check bits, brings the TLB up to
+    date, and writes 16 bytes. It is answered when they are written; further UPDATEs, up to `POSTED` together, are taken
+    before, other requests wait. CLEAR: writes zeros in bursts that end at multiples of 64 lines, then flushes the TLB.
+    A response with a fault has a POISONED entry, zero elsewhere; that of an UPDATE without one is zero. A line that
+    DRAM would not read or write is not in the TLB when that is answered, nor one of which only a part is up to date.
 
     A LOOKUP that hits is answered after `latency` clocks if no other walker delays it. Bits of page numbers
     above the window are not looked at, nor is anything written outside of the table. A reset drops the
@@ -54,7 +53,7 @@ class Walker(wiring.Component):
     claim : Out(Claim())
         Held from before the TLB is asked until it is up to date and a write is handed over.
     tlb_request : Out(stream(TlbRequest)), tlb_result : In(stream(TlbResult))
-    walk_request : Out(stream(ReadRequest)), walk_data : In(stream(ReadData))
+    walk_request : Out(stream(Walk)), walk_data : In(stream(WalkData))
         Reads of a line that is being written are held back outside.
     write_job : Out(stream(WriteJob)), write_done : In(stream(JobDone))
         `write_done` is taken when the TLB has nothing of a line that could not be written.
@@ -69,8 +68,8 @@ class Walker(wiring.Component):
     claim: Out(Claim())
     tlb_request: Out(stream.Signature(TlbRequest))
     tlb_result: In(stream.Signature(TlbResult))
-    walk_request: Out(stream.Signature(ReadRequest))
-    walk_data: In(stream.Signature(ReadData))
+    walk_request: Out(stream.Signature(Walk))
+    walk_data: In(stream.Signature(WalkData))
     write_job: Out(stream.Signature(WriteJob))
     write_done: In(stream.Signature(JobDone))
     hit: Out(1)
@@ -103,7 +102,12 @@ class Walker(wiring.Component):
         # The check bits are computed a clock after `entry` changes; they are not looked at earlier.
         entry = Signal(Entry)
         right_check = Signal.like(entry.check)
-        m.d.sync += right_check.eq(check_bits(entry))
+        stray = Signal()
+        """An EMPTY entry is not all zeros."""
+        m.d.sync += [
+            right_check.eq(check_bits(entry)),
+            stray.eq((entry.state == PageState.EMPTY) & entry.as_value().any()),
+        ]
         walked = self.walk_data.payload.data.word_select(quarter, Entry.as_shape().size)
 
         proceed = Signal()
@@ -111,13 +115,14 @@ class Walker(wiring.Component):
             proceed.eq(self.claim.held | ~self.claim.blocked),
             self.claim.line.eq(line),
             self.claim.alone.eq(op == TableOp.CLEAR),
+            self.claim.changes.eq(op == TableOp.UPDATE),
             to_boundary.eq(CLEAR_LINES - line[:6]),
             self.tlb_request.payload.page.eq(Mux(drops, self.write_done.payload.line << 2, line << 2 | quarter)),
             self.tlb_request.payload.entry.eq(entry),
             self.tlb_request.payload.entry.check.eq(right_check),
             self.tlb_request.payload.line.eq(self.walk_data.payload.data),
             self.walk_request.payload.line.eq(line),
-            self.walk_request.payload.count.eq(1),
+            self.walk_request.payload.quarter.eq(quarter),
             self.write_job.payload.line.eq(line),
             self.write_job.payload.count.eq(burst),
             self.write_job.payload.enable.eq(Mux(op == TableOp.CLEAR, ~0, 1 << quarter)),
@@ -128,7 +133,7 @@ class Walker(wiring.Component):
         fault = Signal(TableFault)
         with m.If(Mux(is_update, ends.o.payload, failed)):
             m.d.comb += fault.eq(TableFault.MEMORY)
-        with m.Elif(~is_update & (right_check != entry.check)):
+        with m.Elif(~is_update & ((right_check != entry.check) | stray)):
             m.d.comb += fault.eq(TableFault.CORRUPT)
         m.d.comb += self.response.payload.fault.eq(fault)
         with m.If(fault != TableFault.NONE):
@@ -193,7 +198,8 @@ class Walker(wiring.Component):
             with m.State("FILL"):
                 m.d.comb += self.tlb_request.payload.op.eq(TlbOp.FILL)
                 m.d.sync += [entry.eq(walked), failed.eq(self.walk_data.payload.error)]
-                with m.If(self.walk_data.payload.error):
+                walk = self.walk_data.payload
+                with m.If(walk.error | walk.partial):
                     m.d.comb += self.walk_data.ready.eq(1)
                 with m.Else():
                     m.d.comb += [
@@ -201,8 +207,10 @@ class Walker(wiring.Component):
                         self.walk_data.ready.eq(self.tlb_request.ready),
                     ]
                 with m.If(transfer(self.walk_data)):
-                    with m.If(self.walk_data.payload.error):
+                    with m.If(walk.error):
                         m.next = "RESPOND"
+                    with m.Elif(walk.partial):
+                        m.next = "JUDGE"
                     with m.Else():
                         m.next = "CHANGED"
 
@@ -257,7 +265,7 @@ class Walker(wiring.Component):
                     m.next = "IDLE"
 
         # Ends of UPDATEs, beside the next ones: those may wait for a claim that waits for such an end.
-        m.d.comb += ends.i.payload.eq(self.write_done.payload.error)
+        m.d.comb += ends.i.payload.eq(self.write_done.payload.error & ~self.write_done.payload.kept)
         with m.FSM(name="end"):
             with m.State("WAIT"):
                 with m.If(is_update & self.write_done.valid):

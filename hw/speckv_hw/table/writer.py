@@ -2,13 +2,14 @@
 
 from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.stream import transfer
 from speckv_hw.types import DRAM_LINE_WIDTH, Entry, WriteData, WriteDone, WriteRequest
 from speckv_model.constants import ENTRIES_PER_LINE
 
-__all__ = ["EntryWriter", "JobDone", "WriteJob"]
+__all__ = ["EndedJob", "EntryWriter", "WriteJob"]
 
 WRITING = 16
 """Jobs whose end can be waited for at once."""
@@ -22,25 +23,25 @@ class WriteJob(data.Struct):
     entry: Entry
 
 
-class JobDone(data.Struct):
-    """A job has ended that began with `line`."""
-    line: DRAM_LINE_WIDTH
+class EndedJob(data.Struct):
+    job: WriteJob
     error: 1
+    """Memory has refused a part of it."""
 
 
 class EntryWriter(wiring.Component):
     """Writes an entry to one place in DRAM, or the same entry to many.
 
     A job is taken when its last line is handed over: 1 + `count` clocks at best. Up to `WRITING` jobs may follow
-    before their writes are done; `done` passes through, one for each job in order. A reset drops all jobs.
+    before their writes are done; `ended` says of each, in order, how it did. A reset drops all jobs.
 
     Members
     -------
     job : In(stream(WriteJob))
         1 <= `count` <= 64.
-    done : Out(stream(JobDone))
+    ended : Out(stream(EndedJob))
     line, writes : In, Out
-        Whether a job that writes part of `line` was taken and its `done` was not. Whole lines are left out: who
+        Whether a job that writes part of `line` was taken and its end was not. Whole lines are left out: who
         clears lets others read meanwhile.
     write_request : Out(stream(WriteRequest))
     write_data : Out(stream(WriteData))
@@ -49,7 +50,7 @@ class EntryWriter(wiring.Component):
     """
 
     job: In(stream.Signature(WriteJob))
-    done: Out(stream.Signature(JobDone))
+    ended: Out(stream.Signature(EndedJob))
     line: In(DRAM_LINE_WIDTH)
     writes: Out(1)
     write_request: Out(stream.Signature(WriteRequest))
@@ -84,18 +85,24 @@ class EntryWriter(wiring.Component):
         return m
 
     def _remember(self, m):
-        """Keeps the line of each job until its end. Whether there is room for another one."""
+        """Keeps each job until its end. Whether there is room for another one."""
+        m.submodules.jobs = jobs = Memory(shape=WriteJob, depth=WRITING, init=[])
+        read, write = jobs.read_port(domain="comb"), jobs.write_port()
         lines = Array(Signal(DRAM_LINE_WIDTH, name=f"line{n}") for n in range(WRITING))
         used, partial = Signal(WRITING), Signal(WRITING)
         newest, oldest = Signal(range(WRITING)), Signal(range(WRITING))
         m.d.comb += [
-            self.done.payload.line.eq(lines[oldest]),
-            self.done.payload.error.eq(self.write_done.payload.error),
-            self.done.valid.eq(self.write_done.valid),
-            self.write_done.ready.eq(self.done.ready),
+            read.addr.eq(oldest),
+            write.addr.eq(newest),
+            write.data.eq(self.job.payload),
+            write.en.eq(transfer(self.job)),
+            self.ended.payload.job.eq(read.data),
+            self.ended.payload.error.eq(self.write_done.payload.error),
+            self.ended.valid.eq(self.write_done.valid),
+            self.write_done.ready.eq(self.ended.ready),
             self.writes.eq((Cat(line == self.line for line in lines) & used & partial).any()),
         ]
-        with m.If(transfer(self.done)):
+        with m.If(transfer(self.ended)):
             m.d.sync += [used.bit_select(oldest, 1).eq(0), oldest.eq(oldest + 1)]
         with m.If(transfer(self.job)):
             m.d.sync += [

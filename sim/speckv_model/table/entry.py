@@ -79,8 +79,8 @@ class Entry:
 
     @property
     def intact(self):
-        """Whether the check bits agree with the fields."""
-        return self.check == self.sealed().check
+        """Whether the check bits agree with the fields, and all are zero if the page is EMPTY."""
+        return self.check == self.sealed().check and (self.state != PageState.EMPTY or self == Entry())
 
     def sealed(self):
         """The same entry with the check bits that belong to it."""

@@ -9,6 +9,8 @@ from .entry import POISONED, Entry
 
 CLEAR_LINES = 64
 """Lines of the longest burst that a clear writes; bursts do not cross multiples of it."""
+KEPT = 32
+"""Entries that DRAM would not take and that are kept."""
 
 
 class TableFault(IntEnum):
@@ -69,6 +71,9 @@ class Tlb:
 class PageTable:
     """Entries of all window pages. Bit-exact with the hardware for requests that come one after the other.
 
+    An entry that DRAM would not take is kept, and counts instead of what DRAM has; whatever changes the table
+    tries to write it again before. When there is no room for another one, nothing of DRAM's is trusted any more.
+
     Parameters
     ----------
     config : DeviceConfig
@@ -76,6 +81,8 @@ class PageTable:
         Device DRAM: `read_lines(line, count)` returns data uint8 (count, 64) and errors bool (count,);
         `write_lines(line, data, enable)` with `enable` bool (count, 4), the 16-byte quarters to write. It may
         return errors bool (count,).
+    on_kept
+        Called with a page whose entry begins to be kept.
 
     Attributes
     ----------
@@ -83,10 +90,14 @@ class PageTable:
         Lookups that the TLB answered, and those that took a walk.
     """
 
-    def __init__(self, config, dram):
+    def __init__(self, config, dram, on_kept=lambda page: None):
         self._config = config
         self._dram = dram
         self._tlb = Tlb(config)
+        self._on_kept = on_kept
+        self._kept = {}
+        """Packed entries, uint8 (16,), by page."""
+        self._lost = False
         self.hits = 0
         self.misses = 0
 
@@ -98,26 +109,37 @@ class PageTable:
             self.hits += 1
         else:
             self.misses += 1
+            if self._lost:
+                return POISONED, TableFault.MEMORY
+            if page in self._kept:
+                return Entry.unpack(self._kept[page]), TableFault.NONE
             lines, errors = self._dram.read_lines(line, 1)
             if errors[0]:
                 return POISONED, TableFault.MEMORY
             data = lines[0]
-            self._tlb.fill(line, data)
+            if not any(kept // ENTRIES_PER_LINE == line for kept in self._kept):
+                self._tlb.fill(line, data)
         entry = Entry.unpack(data[quarter * ENTRY_BYTES:(quarter + 1) * ENTRY_BYTES])
         return (entry, TableFault.NONE) if entry.intact else (POISONED, TableFault.CORRUPT)
 
     def update(self, page, entry):
         """Makes `entry`, check bits computed here, the entry of `page`. Returns a `TableFault`."""
+        self._try_again()
         line, quarter = self._split(page)
-        entry = entry.sealed()
-        raw = np.frombuffer(entry.pack(), dtype=np.uint8)
-        enable = np.arange(ENTRIES_PER_LINE)[None] == quarter
-        if self._write(line, np.tile(raw, (1, ENTRIES_PER_LINE)), enable):
-            self._tlb.drop(line)
-            return TableFault.MEMORY
-        cached = self._tlb.find(line)
-        if cached is not None:
-            cached[quarter * ENTRY_BYTES:(quarter + 1) * ENTRY_BYTES] = raw
+        raw = np.frombuffer(entry.sealed().pack(), dtype=np.uint8)
+        if self._write_entry(page, raw):
+            self._kept.pop(page, None)
+            cached = self._tlb.find(line)
+            if cached is not None:
+                cached[quarter * ENTRY_BYTES:(quarter + 1) * ENTRY_BYTES] = raw
+            return TableFault.NONE
+        self._tlb.drop(line)
+        if page not in self._kept:
+            if len(self._kept) == KEPT:
+                self._lost = True
+                return TableFault.MEMORY
+            self._on_kept(page)
+        self._kept[page] = raw
         return TableFault.NONE
 
     def clear(self, page, count):
@@ -127,12 +149,14 @@ class PageTable:
                 raise ValueError(f"{name} must be a multiple of {ENTRIES_PER_LINE}, not {value!r}")
         if not 0 <= page <= page + count <= self._config.window_pages:
             raise ValueError(f"page and count must stay inside the window, not {page!r} and {count!r}")
+        self._try_again()
         line, end = page // ENTRIES_PER_LINE, (page + count) // ENTRIES_PER_LINE
         failed = False
         while line < end:
             burst = min(CLEAR_LINES - line % CLEAR_LINES, end - line)
             failed |= self._write(line, np.zeros((burst, LINE_BYTES), np.uint8), None)
             line += burst
+        self._kept = {kept: raw for kept, raw in self._kept.items() if not page <= kept < page + count}
         self._tlb.flush()
         return TableFault.MEMORY if failed else TableFault.NONE
 
@@ -140,6 +164,16 @@ class PageTable:
         if not 0 <= page < self._config.window_pages:
             raise ValueError(f"page must be inside the window, not {page!r}")
         return page // ENTRIES_PER_LINE, page % ENTRIES_PER_LINE
+
+    def _try_again(self):
+        """Writes the kept entries once more."""
+        self._kept = {page: raw for page, raw in self._kept.items() if not self._write_entry(page, raw)}
+
+    def _write_entry(self, page, raw):
+        """Returns whether DRAM took the entry, uint8 (16,)."""
+        line, quarter = self._split(page)
+        enable = np.arange(ENTRIES_PER_LINE)[None] == quarter
+        return not self._write(line, np.tile(raw, (1, ENTRIES_PER_LINE)), enable)
 
     def _write(self, line, data, enable):
         """Writes to DRAM and returns whether that failed."""
