@@ -81,18 +81,17 @@ def real_pages(rng, dtype, count):
 
 
 def every_setting(rng, dtype):
-    """Real pages, two for each setting of `fixed`, one of them `by_row`, and some of `variable`."""
-    kinds = [*((Codec.FIXED, *kind) for kind in itertools.product(fixed.SETTINGS, (False, True))),
-             *((Codec.VARIABLE, step, False) for step in STEPS)]
-    return [(codec, dtype, setting, page, by_row)
-            for (codec, setting, by_row), page in zip(kinds, real_pages(rng, dtype, len(kinds)))]
+    """Real pages, one for each setting of `fixed` and some of `variable`; some `by_row`."""
+    kinds = [*((Codec.FIXED, setting) for setting in fixed.SETTINGS), *((Codec.VARIABLE, step) for step in STEPS)]
+    return [(codec, dtype, setting, page, rng.random() < 0.5)
+            for (codec, setting), page in zip(kinds, real_pages(rng, dtype, len(kinds)))]
 
 
 def odd_pages(rng, dtype):
     """Pages that mix rows of all kinds, of zeros, and of random bits."""
     pages = [*mixed_pages(rng, dtype, 2), np.zeros(4096, np.uint8), *as_pages(random_rows(rng, 16, finite=dtype))]
-    kinds = [(Codec.FIXED, 7, False), (Codec.FIXED, 13, True), (Codec.FIXED, 12, False), (Codec.FIXED, 8, True),
-             (Codec.VARIABLE, 128, False), (Codec.VARIABLE, 220, True)]
+    kinds = [(Codec.FIXED, 7, True), (Codec.FIXED, 12, False), (Codec.FIXED, 8, True), (Codec.VARIABLE, 128, False),
+             (Codec.VARIABLE, 220, True)]
     return [(codec, dtype, setting, page, by_row) for page in pages for codec, setting, by_row in kinds]
 
 
@@ -144,8 +143,8 @@ def edge_page(rng, dtype, rate, near):
 def test_peaks_at_the_edges_of_fractions(dtype):
     rng = np.random.default_rng(SEED)
     encode(QuantisedEncoder(32), [
-        (Codec.FIXED, dtype, setting, edge_page(rng, dtype, Rate(setting), near), by_row)
-        for setting in fixed.SETTINGS for near in (1, 3) for by_row in (False, True)])
+        (Codec.FIXED, dtype, setting, edge_page(rng, dtype, Rate(setting), int(rng.choice([1, 3]))), by_row)
+        for setting in fixed.SETTINGS for by_row in (False, True)])
 
 
 def test_largest_multiples():
