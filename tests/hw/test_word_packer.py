@@ -146,9 +146,9 @@ def test_pages(idle, stall):
 
 
 def test_check():
-    """It is ORed into byte 1 of a fragment wherever that goes."""
+    """It is ORed into word 1 of a fragment wherever that goes."""
     dut = Packing()
-    words = [0x11223344 & ~0xFF00, *range(1, 12)]
+    words = [0x11223344, *range(1, 12)]
 
     async def drive(ctx):
         for n in range(3):

@@ -10,7 +10,7 @@ from .pipeline import delay
 from .quantised_payloads import CODE_BITS, FACTOR_BITS, RowRate, peak_beat
 from .rom import rom
 
-__all__ = ["FactorSelector", "STEP_FACTOR_BITS", "edges", "factors"]
+__all__ = ["FactorSelector", "STEP_FACTOR_BITS", "edges", "factors", "step_factor"]
 
 STEP_FACTOR_BITS = FACTOR_BITS - 1
 """Fraction bits of the factors of `variable` pages."""
@@ -41,7 +41,7 @@ def factors(ternary, width, fine):
     return [int(inverses(ternary)[fine, index]) for index in CODES[ternary, width]]
 
 
-def _step_factor(fine):
+def step_factor(fine):
     """Of a `variable` page: 1 / step's mantissa, rounded up."""
     return -(-(8 << STEP_FACTOR_BITS) // (8 + fine))
 
@@ -100,7 +100,7 @@ class FactorSelector(wiring.Component):
         row2, one2, two2 = (delay(m, value, 1) for value in (row1, one, two))
         edge = self._tables(m, "edge", edges, row1, {0: (one, _rows(edges, 0, 1)), 2: (two, _rows(edges, 2, 2))})
         factor = self._tables(m, "factor", factors, row2, {
-            0: (delay(m, rate.variable, 2), [_step_factor(fine) for fine in range(8)] * 2),
+            0: (delay(m, rate.variable, 2), [step_factor(fine) for fine in range(8)] * 2),
             1: (one2, _rows(factors, 1, 1)), 3: (two2, _rows(factors, 3, 2))})
         wide2 = delay(m, ~one & ~two, 1)
         row_field = delay(m, rate.field, 1)
