@@ -7,6 +7,7 @@ import pytest
 from codec_pages import SEED, all_kinds, as_pages, outlier_rows, random_rows, real_rows, to_dtype, to_float
 
 from speckv_model import codec
+from speckv_model.check import crc16
 from speckv_model.codec import fixed
 from speckv_model.codec.float16 import bias, mantissa_bits, max_finite, round_magnitude
 from speckv_model.constants import PAGE_BYTES, PAGE_ROWS, ROW_VALUES, Codec, Dtype
@@ -290,6 +291,12 @@ def test_bytes_that_no_encoder_writes(rng, dtype, rate):
     assert np.array_equal(fixed.decode_rows(body, rate, dtype), want)
     body[:, 0] = 0
     assert not fixed.decode_rows(body, rate, dtype).any()
+
+
+def test_check_is_crc_16():
+    """The check value of CRC-16/XMODEM is 0x31C3, for the nine digits; zeros in front change nothing."""
+    assert crc16(np.frombuffer(bytes(6) + b"123456789", dtype=np.uint8)) == 0x31C3
+    assert crc16(np.zeros((3, 2, 16), dtype=np.uint8)).tolist() == [[0, 0]] * 3
 
 
 @pytest.mark.parametrize("rate", [rate for rate in RATES if rate.by_row], ids=lambda rate: str(rate.setting))
