@@ -102,21 +102,41 @@ def nearest(value, mantissa_bits):
     return min(round_to_dtype(value / smallest, mantissa_bits), infinity - 1)
 
 
+def fractions(ternary):
+    """Values of the fractions by f."""
+    if ternary:
+        return [*(Fraction(5, 6) ** f for f in range(8)), Fraction(25, 54), Fraction(2, 3)]
+    return [Fraction(3, 4) ** f for f in range(8)]
+
+
+def codes_of(ternary, by_row):
+    """For each group where its code is in the row, in bits, its width, and f of each of its codes."""
+    widths = ((2, 1) if by_row else (3, 2)) if ternary else (3, 2) if by_row else (3, 3)
+    codes, at = [], 8
+    for group in range(16):
+        width = widths[group // 8]
+        f = list(range(1 << width))
+        if ternary and width < 3:
+            f = [0, 1, 2, 8] if width == 2 else [0, 9]
+        codes.append((at, width, f))
+        at += width
+    return codes
+
+
 def tables(ternary):
-    """The tables `step` and `inverse` by j and g, from their formulae."""
-    t, f = (3, Fraction(5, 6)) if ternary else (1, Fraction(3, 4))
-    width = [[Fraction(9 + j, 8) * f ** g / t for g in range(4)] for j in range(8)]
+    """The tables `step` and `inverse` by j and f, from their formulae."""
+    width = [[Fraction(9 + j, 8) * each / (3 if ternary else 1) for each in fractions(ternary)] for j in range(8)]
     return [[round(2 ** 14 * w) for w in row] for row in width], [[round(2 ** 14 / w) for w in row] for row in width]
 
 
-def place_of(cells, j, g, n):
+def place_of(cells, j, f, n):
     """Where in units of 1/16 of a cell the value of cell `n` of `cells` is."""
-    if g == 0 and n == cells * (8 + j) // (9 + j):
+    if f == 0 and n == cells * (8 + j) // (9 + j):
         return max(16 * n + 8, -(-16 * cells * (8 + j) // (9 + j)))
     return 16 * n + 8
 
 
-def decode_fixed_row(body, mantissa_bits):
+def decode_fixed_row(body, mantissa_bits, by_row):
     """The 16-bit patterns of a row of `fixed`."""
     setting = len(body) // 8
     ternary = setting % 2 == 0
@@ -128,28 +148,30 @@ def decode_fixed_row(body, mantissa_bits):
     planes = body[32 if ternary else 8:]
     cells = (3 if ternary else 1) << low_bits
     width = tables(ternary)[0][j]
+    fraction = [f[number(body, at, bits)] for at, bits, f in codes_of(ternary, by_row)]
     decoded = {}
     values = []
     for value in range(128):
         group, inside = divmod(value, 8)
-        g = number(body, 16 + 2 * group, 2)
+        f = fraction[group]
         n = sum(number(planes, 128 * (1 + plane) + value, 1) << plane for plane in range(low_bits))
         if ternary:
             packed = number(body, 48 + 13 * group, 13)
             digits = packed % 256 // 3 ** inside if inside < 5 else packed // 256 // 3 ** (inside - 5)
             n += digits % 3 << low_bits
-        if (g, n) not in decoded:
-            exact = place_of(cells, j, g, n) * width[g] * Fraction(2) ** (exponent - 18 - low_bits)
-            decoded[g, n] = nearest(exact, mantissa_bits)
-        values.append(number(planes, value, 1) << 15 | decoded[g, n])
+        if (f, n) not in decoded:
+            exact = place_of(cells, j, f, n) * width[f] * Fraction(2) ** (exponent - 18 - low_bits)
+            decoded[f, n] = nearest(exact, mantissa_bits)
+        values.append(number(planes, value, 1) << 15 | decoded[f, n])
     return values
 
 
-def decode_fixed(stored, mantissa_bits):
+def decode_fixed(stored, mantissa_bits, by_row=False):
     """The 16-bit patterns of a `fixed` page."""
     length = 8 * min(max(len(stored) // 128, 7), 16)
     stored = stored.ljust(16 * length, bytes(1))
-    return sum((decode_fixed_row(stored[length * row:length * (row + 1)], mantissa_bits) for row in range(16)), [])
+    rows = (stored[at:at + length] for at in range(0, 16 * length, length))
+    return sum((decode_fixed_row(row, mantissa_bits, by_row) for row in rows), [])
 
 
 def decode_variable(stored, mantissa_bits):
@@ -174,13 +196,13 @@ def pack(codes, width):
     return whole.to_bytes(-(-len(codes) * width // 8), "little")
 
 
-def crc8(data):
-    """CRC-8 of page table entries and rows, bit by bit."""
+def crc16(data):
+    """CRC-16 of rows, bit by bit."""
     crc = 0
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc << 1 ^ (0x11D if crc & 0x80 else 0)) & 0x1FF
+        for place in range(7, -1, -1):
+            top = crc >> 15 ^ byte >> place & 1
+            crc = crc << 1 & 0xFFFF ^ (0x1021 if top else 0)
     return crc
 
 
@@ -233,16 +255,15 @@ def cell_of(value, exponent, inverse, low_bits, cells, mantissa_bits):
     return min(whole * inverse >> 24 - low_bits + exponent + bias - max(e, 1), cells - 1)
 
 
-def encode_fixed(values, mantissa_bits, setting):
-    rows = [encode_fixed_row(values[at:at + 128], mantissa_bits, setting) for at in range(0, 2048, 128)]
+def encode_fixed(values, mantissa_bits, setting, by_row=False):
+    rows = [encode_fixed_row(values[at:at + 128], mantissa_bits, setting, by_row) for at in range(0, 2048, 128)]
     return None if None in rows else b"".join(rows)
 
 
-def encode_fixed_row(values, mantissa_bits, setting):
+def encode_fixed_row(values, mantissa_bits, setting, by_row):
     ternary = setting % 2 == 0
     low_bits = setting // 2 - 3 if ternary else setting // 2 - 1
     cells = (3 if ternary else 1) << low_bits
-    edge = cells * 5 // 6 if ternary else cells * 3 // 4
     largest = max(value & 0x7FFF for value in values)
     if largest == 0:
         return bytes(8 * setting)
@@ -252,23 +273,29 @@ def encode_fixed_row(values, mantissa_bits, setting):
     j = largest >> mantissa_bits - 3 & 7
     inverse = tables(ternary)[1][j]
 
-    def cell(value, g):
-        return cell_of(value, exponent, inverse[g], low_bits, cells, mantissa_bits)
+    def cell(value, f):
+        return cell_of(value, exponent, inverse[f], low_bits, cells, mantissa_bits)
 
-    groups, numbers_of_cells = [], []
-    for at in range(0, 128, 8):
-        peak = max(value & 0x7FFF for value in values[at:at + 8])
-        g = next((g for g in range(3) if cell(peak, g) >= edge), 3)
-        groups.append(g)
-        numbers_of_cells += [cell(value, g) for value in values[at:at + 8]]
+    codes, numbers_of_cells, size = 0, [], fractions(ternary)
+    for group, (at, _, f) in enumerate(codes_of(ternary, by_row)):
+        own = values[8 * group:8 * group + 8]
+        peak = max(value & 0x7FFF for value in own)
+        c = next((c for c in range(len(f) - 1) if cell(peak, f[c]) >= cells * size[f[c + 1]] / size[f[c]]), len(f) - 1)
+        codes |= c << at - 8
+        numbers_of_cells += [cell(value, f[c]) for value in own]
     digits = [n >> low_bits for n in numbers_of_cells]
     packed = [sum(digit * 3 ** n for n, digit in enumerate(digits[at:at + 5])) |
               sum(digit * 3 ** n for n, digit in enumerate(digits[at + 5:at + 8])) << 8 for at in range(0, 128, 8)]
-    body = pack(groups, 2) + (pack(packed, 13) if ternary else bytes(2)) + pack([value >> 15 for value in values], 1)
+    body = pack(packed, 13) if ternary else b""
+    body += pack([value >> 15 for value in values], 1)
     for plane in range(low_bits):
         body += pack([n >> plane & 1 for n in numbers_of_cells], 1)
     scale = bytes([1 + 8 * (exponent + 14) + j])
-    return scale + bytes([crc8(scale + body)]) + body
+    head = 5 if ternary else 7
+    if not by_row:
+        return scale + codes.to_bytes(head, "little") + body
+    head = scale + codes.to_bytes(head - 2, "little")
+    return head + crc16(head + body).to_bytes(2, "little") + body
 
 
 def encode_variable(values, mantissa_bits, setting):

@@ -124,7 +124,8 @@ class Device:
             A codec and a setting for each stream, of `load_descriptors`, in place of one for all.
         by_row : bool
             Reads that miss the device's page cache fetch single rows where the codec lets them (``fixed``): less DRAM
-            traffic where single tokens are read, more latency where whole pages are.
+            traffic where single tokens are read, more latency where whole pages are. Each row has a check then, at the
+            cost of some precision.
 
         Raises
         ------

@@ -47,16 +47,19 @@ class CodecFormat:
     name, setting : str
     streams : tuple
         (codec name, setting) for all streams, or nested tuples of these: (layers, kv_heads, 2), K first.
+    by_row : bool
+        Whether pages are stored as in a context whose rows are read alone.
     """
 
     name: str
     setting: str
     streams: tuple
+    by_row: bool = False
 
     @classmethod
-    def of(cls, codec, setting=0):
+    def of(cls, codec, setting=0, by_row=False):
         """`codec` (name) with one `setting` (int) for every stream."""
-        return cls(codec, str(setting), (codec, setting))
+        return cls(codec, f"{setting}{' by row' * by_row}", (codec, setting), by_row)
 
     @property
     def lossless(self):
@@ -83,8 +86,8 @@ class CodecFormat:
             chosen = [stream for stream, each in enumerate(choices) if each == choice]
             codec, setting = Codec[choice[0].upper()], choice[1]
             flat = pages[chosen].reshape(-1, PAGE_BYTES)
-            lines_of, lines, fits = encode_pages(codec, dtype, flat, setting)
-            out = np.where(fits[:, None], decode_pages(codec, dtype, lines_of, lines), flat)
+            lines_of, lines, fits = encode_pages(codec, dtype, flat, setting, self.by_row)
+            out = np.where(fits[:, None], decode_pages(codec, dtype, lines_of, lines, self.by_row), flat)
             decoded[chosen] = out.reshape(len(chosen), -1, PAGE_BYTES)
             stored[chosen] = np.where(fits, lines * LINE_BYTES, PAGE_BYTES).reshape(len(chosen), -1)
         return decoded, stored

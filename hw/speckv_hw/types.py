@@ -61,7 +61,7 @@ class StreamInfo(data.Struct):
     """Of the context; how a page is encoded says the descriptor table."""
     dtype: Dtype
     by_row: 1
-    """A read that misses fetches the row alone, where the codec lets it."""
+    """A read that misses fetches the row alone, where the codec lets it. Tells how `fixed` pages are laid out."""
 
 
 class Entry(data.Struct):
@@ -177,6 +177,8 @@ class SlotLine(data.Struct):
 class EncodeStart(data.Struct):
     codec: Codec
     dtype: Dtype
+    by_row: 1
+    """`fixed`: rows may be read alone, and have a check."""
     setting: SETTING_WIDTH
 
 
@@ -199,9 +201,11 @@ class EncodeResult(data.Struct):
 class DecodeStart(data.Struct):
     codec: Codec
     dtype: Dtype
+    by_row: 1
+    """`fixed`: as the page was encoded."""
     lines: 7
     single: 1
-    """The lines hold a row of a `fixed` page, and only that is wanted."""
+    """The lines hold a row of a `fixed` page that was encoded `by_row`, and only that is wanted."""
     rate: 5
     """Units of 8 bytes that a single row takes."""
     skip: 3

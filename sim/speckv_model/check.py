@@ -1,19 +1,17 @@
-"""The eight check bits of page table entries and of rows."""
+"""The check bits of page table entries and of rows."""
 
 import numpy as np
 
-POLYNOMIAL = 0x1D
 
-
-def _table():
-    table = np.arange(256, dtype=np.uint16)
+def _table(polynomial, width):
+    table = np.arange(256, dtype=np.uint32) << width - 8
     for _ in range(8):
-        table = (table << 1) ^ np.where(table & 0x80, POLYNOMIAL, 0)
-        table &= 0xff
-    return table.astype(np.uint8)
+        table = table << 1 ^ np.where(table >> width - 1 & 1, polynomial, 0).astype(np.uint32)
+    return (table & (1 << width) - 1).astype(np.uint8 if width == 8 else np.uint16)
 
 
-_TABLE = _table()
+_TABLE8 = _table(0x1D, 8)
+_TABLE16 = _table(0x1021, 16)
 
 
 def crc8(data):
@@ -30,5 +28,13 @@ def crc8(data):
     """
     crc = np.zeros(data.shape[:-1], dtype=np.uint8)
     for byte in range(data.shape[-1]):
-        crc = _TABLE[crc ^ data[..., byte]]
+        crc = _TABLE8[crc ^ data[..., byte]]
+    return crc
+
+
+def crc16(data):
+    """CRC-16: polynomial 0x1021; else as `crc8`. uint8 (..., n) to uint16 (...)."""
+    crc = np.zeros(data.shape[:-1], dtype=np.uint16)
+    for byte in range(data.shape[-1]):
+        crc = crc << 8 ^ _TABLE16[crc >> 8 ^ data[..., byte]]
     return crc

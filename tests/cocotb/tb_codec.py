@@ -49,12 +49,12 @@ class CodecLoop:
             ("decoder__lines", self._take_line))]
 
     async def run(self, pages):
-        """Runs `pages`, (codec, setting, dtype, uint8 (4096,)), through both."""
+        """Runs `pages`, (codec, setting, dtype, by_row, uint8 (4096,)), through both."""
         await self.bench.start()
         self._pages = pages
         start, lines, *_ = self._sources
-        for codec, setting, dtype, page in pages:
-            start.queue.append(ENCODE.pack(codec=int(codec), setting=setting, dtype=int(dtype)))
+        for codec, setting, dtype, by_row, page in pages:
+            start.queue.append(ENCODE.pack(codec=int(codec), setting=setting, dtype=int(dtype), by_row=by_row))
             lines.queue.extend(to_lines(page))
         await self.bench.until(lambda: len(self.decoded) == len(pages), PAGE_CLOCKS * (2 + len(pages)))
         await self.bench.tick(100)
@@ -68,8 +68,8 @@ class CodecLoop:
 
     def _take_result(self, payload):
         result = RESULT.unpack(payload)
-        codec, setting, dtype, page = self._pages[len(self.encoded)]
-        stored = encode(codec, dtype, page, setting)
+        codec, setting, dtype, by_row, page = self._pages[len(self.encoded)]
+        stored = encode(codec, dtype, page, setting, by_row)
         where = f"page {len(self.encoded)}"
         assert result["fits"] == (stored is not None), where
         if stored is None:
@@ -81,10 +81,10 @@ class CodecLoop:
             assert count == len(order) and [self._lines.pop(index) for index in order] == to_lines(stored), where
             assert not self._lines, where
         self._lines, self._ahead = self._ahead, {}
-        self._stored.append((codec, dtype, stored))
+        self._stored.append((codec, dtype, stored, by_row))
         self.encoded.append(self.bench.clock)
-        self._to_decode.append((DECODE.pack(codec=int(codec), dtype=int(dtype), lines=len(stored) // LINE_BYTES),
-                                to_lines(stored)))
+        start = DECODE.pack(codec=int(codec), dtype=int(dtype), by_row=by_row, lines=len(stored) // LINE_BYTES)
+        self._to_decode.append((start, to_lines(stored)))
         if not self._apart or len(self.encoded) == len(self._pages):
             *_, starts, lines = self._sources
             for start, stored_lines in self._to_decode:
@@ -114,13 +114,13 @@ def real_pages(rng, dtype, count):
 @cocotb.test()
 @cocotb.parametrize(idle=[0.0, 0.5], stall=[0.0, 0.5])
 async def pages_go_round(dut, idle, stall):
-    """Captured pages and pages that mix special rows, of all codecs and dtypes, in random order."""
+    """Captured pages and pages that mix special rows, of all codecs and dtypes, in random order; some by rows."""
     rng = np.random.default_rng([SEED, int(10 * idle), int(10 * stall)])
     pages = []
     for dtype in Dtype:
         for codec, settings in SETTINGS.items():
             for page in [*real_pages(rng, dtype, 6), *mixed_pages(rng, dtype, 3)]:
-                pages.append((codec, int(rng.choice(settings)), dtype, page))
+                pages.append((codec, int(rng.choice(settings)), dtype, int(rng.integers(2)), page))
     loop = CodecLoop(dut, idle=idle, stall=stall)
     await loop.run([pages[n] for n in rng.permutation(len(pages))])
 
@@ -130,8 +130,9 @@ async def pages_go_round(dut, idle, stall):
 async def special_rows_go_round(dut, dtype):
     rng = np.random.default_rng(SEED)
     pages = as_pages(special_rows(rng, Dtype(dtype)))
-    await CodecLoop(dut, stall=0.1).run([(codec, int(rng.choice(settings)), Dtype(dtype), page) for page in pages
-                                         for codec, settings in SETTINGS.items()])
+    await CodecLoop(dut, stall=0.1).run([
+        (codec, int(rng.choice(settings)), Dtype(dtype), int(rng.integers(2)), page)
+        for page in pages for codec, settings in SETTINGS.items()])
 
 
 @cocotb.test()
@@ -146,7 +147,8 @@ async def lanes_are_used(dut):
         for dtype in Dtype:
             for setting in settings[::4]:
                 loop = CodecLoop(dut, apart=True)
-                await loop.run([(codec, setting, dtype, page) for page in real_pages(rng, dtype, 12)])
+                by_row = int(rng.integers(2))
+                await loop.run([(codec, setting, dtype, by_row, page) for page in real_pages(rng, dtype, 12)])
                 rates = [clocks_per_line(ends) for ends in (loop.encoded, loop.decoded)]
                 cocotb.log.info("%s %d %s, %d lanes: clocks per line %.3f in, %.3f out", codec.name, setting,
                                 dtype.name, lanes, *rates)

@@ -104,6 +104,11 @@ def test_each_stream_has_its_codec_and_what_does_not_fit_is_raw():
     assert error[0].mean() > 3 * error[1].mean() > 0
     assert decoded[1, 2].tobytes() == values[1, 2].tobytes() and decoded[2:].tobytes() == values[2:].tobytes()
     assert not form.lossless and CodecFormat.of("lossless").lossless
+    checked = CodecFormat.of("fixed", 8, by_row=True)
+    assert (checked.setting, CodecFormat.of("fixed", 8).setting) == ("8 by row", "8")
+    error = [np.square(each.code(0, values[:1].view(np.uint8), np.dtype(np.float16))[0].view(np.float16)[0] - values[0])
+             .mean() for each in (CodecFormat.of("fixed", 8), checked)]
+    assert 1.1 * error[0] < error[1] < 1.5 * error[0]
 
 
 def test_the_store_returns_what_the_format_made():

@@ -38,6 +38,7 @@ class Page:
     fault: TableFault = TableFault.NONE
     bad_lines: tuple = ()
     dtype: Dtype = Dtype.FP16
+    by_row: int = 0
     reads: int = 1
     """DRAM bursts that it takes."""
 
@@ -125,12 +126,16 @@ OPEN_WITH_BAD_LINES.poison |= 1 | 1 << 17 | 1 << 50
 RAW_PAGES["open with bad lines"] = OPEN_WITH_BAD_LINES
 
 
-def speckv(page, dtype=Dtype.FP16, **changes):
-    stored = codecs.encode(Codec.SPECKV, dtype, page)
-    return Page(**{"entry": {"state": PageState.SEALED, "codec": Codec.SPECKV}, "state": PageState.SEALED,
+def encoded(codec, page, dtype, by_row=0, **changes):
+    stored = codecs.encode(codec, dtype, page, by_row=by_row)
+    return Page(**{"entry": {"state": PageState.SEALED, "codec": codec}, "state": PageState.SEALED,
                    "written": ALL_LINES,
-                   "stored": stored.reshape(-1, LINE_BYTES), "dtype": dtype,
-                   "lines": codecs.decode(Codec.SPECKV, dtype, stored).reshape(-1, LINE_BYTES)} | changes)
+                   "stored": stored.reshape(-1, LINE_BYTES), "dtype": dtype, "by_row": by_row,
+                   "lines": codecs.decode(codec, dtype, stored, by_row).reshape(-1, LINE_BYTES)} | changes)
+
+
+def speckv(page, dtype=Dtype.FP16, **changes):
+    return encoded(Codec.SPECKV, page, dtype, **changes)
 
 
 def speckv_pages():
@@ -177,7 +182,7 @@ def fetch(pages, *, codecs=("raw",), stall=0.0, reads=Surroundings.reads):
     async def give(ctx):
         await around.give(ctx, dut.job, [FetchJob.const({
             "slot": number % 5, "page": first + number,
-            "stream": {"context": CONTEXT, "codec": Codec.RAW, "dtype": page.dtype}})
+            "stream": {"context": CONTEXT, "codec": Codec.RAW, "dtype": page.dtype, "by_row": page.by_row}})
             for number, page in enumerate(pages)])
 
     async def take(ctx):
@@ -256,6 +261,13 @@ def test_speckv_pages_are_what_the_model_decodes():
     for number, (page, outcome) in enumerate(zip(pages.values(), outcomes)):
         check(page, number, outcome)
     assert any(outcome.sure for outcome in outcomes)
+
+
+def test_fixed_pages_are_laid_out_as_the_stream_says():
+    page, = as_pages(real_rows(Dtype.BF16)[:16])
+    pages = [encoded(Codec.FIXED, page, Dtype.BF16, by_row) for by_row in (1, 0, 1)]
+    for number, (page, outcome) in enumerate(zip(pages, fetch(pages, codecs=("raw", "fixed")))):
+        check(page, number, outcome)
 
 
 def test_pages_are_asked_for_ahead_and_delivered_in_order():

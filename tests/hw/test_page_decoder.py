@@ -16,8 +16,8 @@ ILLEGAL_AND_LEGAL_CODES = [0, 1, 2, 5, 20, 63, 64, 65, 66, 128, 255]
 
 
 def decode(dut, jobs, *, idle=0.0, clocks=60_000):
-    """Decodes `jobs` (codec, dtype, stored) and compares with the model. Returns the clock of each page's
-    last line."""
+    """Decodes `jobs` (codec, dtype, stored, and `by_row` if it is so) and compares with the model. Returns the clock
+    of each page's last line."""
     ends = []
     clock = 0
 
@@ -27,18 +27,19 @@ def decode(dut, jobs, *, idle=0.0, clocks=60_000):
             clock += 1
 
     async def starts(ctx):
-        await send(ctx, dut.start, [dict(codec=int(codec), dtype=int(dtype), lines=len(stored) // LINE_BYTES)
-                                    for codec, dtype, stored in jobs], idle=idle)
+        await send(ctx, dut.start, [dict(codec=int(codec), dtype=int(dtype), by_row=int(any(by_row)),
+                                         lines=len(stored) // LINE_BYTES)
+                                    for codec, dtype, stored, *by_row in jobs], idle=idle)
 
     async def lines(ctx):
-        await send(ctx, dut.stored, [line for *_, stored in jobs for line in to_lines(stored)],
+        await send(ctx, dut.stored, [line for _, _, stored, *_ in jobs for line in to_lines(stored)],
                    idle=idle, seed=SEED + 1)
 
     async def check(ctx):
-        for number, (codec, dtype, stored) in enumerate(jobs):
+        for number, (codec, dtype, stored, *by_row) in enumerate(jobs):
             got = await receive(ctx, dut.lines, PAGE_LINES, stall=idle, seed=SEED + number)
             ends.append(clock)
-            for index, line in enumerate(to_lines(model.decode(codec, dtype, stored))):
+            for index, line in enumerate(to_lines(model.decode(codec, dtype, stored, *by_row))):
                 assert got[index] == line, f"page {number}, line {index}"
 
     simulate(dut, starts, lines, check, background=[count], watched=[dut.lines], clocks=clocks)
@@ -83,6 +84,15 @@ def test_every_special_row(dtype):
 def test_any_stored_bytes_give_64_lines(lanes):
     rng = np.random.default_rng(SEED + lanes)
     decode(PageDecoder(DeviceConfig(lanes=lanes)), broken_pages(rng, 12 if lanes == 8 else 8))
+
+
+def test_both_layouts_of_fixed():
+    """Pages of either one after the other."""
+    dtype = Dtype.FP16
+    pages = as_pages(real_rows(dtype)[:16 * 5])
+    decode(PageDecoder(DeviceConfig(codecs=("raw", "fixed"))), [
+        (Codec.FIXED, dtype, model.encode(Codec.FIXED, dtype, page, 8 + n % 2, by_row), by_row)
+        for n, (page, by_row) in enumerate(zip(pages, (True, False, False, True, True)))])
 
 
 def test_one_line_a_clock():

@@ -3,7 +3,7 @@ back-pressure."""
 
 import numpy as np
 import pytest
-from amaranth.hdl import ResetInserter, Signal
+from amaranth.hdl import Cat, ResetInserter, Signal
 from codec_pages import SEED, as_pages, mixed_pages, real_rows, special_rows, to_lines
 from streams import receive, send, simulate
 
@@ -11,12 +11,14 @@ from speckv_hw.codec.page_encoder import PageEncoder
 from speckv_hw.codec.raw_encoder import RawEncoder
 from speckv_hw.stream import transfer
 from speckv_model import codec as model
+from speckv_model.codec import fixed
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import PAGE_LINES, Codec, Dtype
 
 
 def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000, background=()):
-    """Encodes `jobs` (codec, dtype, page) and compares with the model. Returns the clock of each result.
+    """Encodes `jobs` (codec, dtype, page, and `by_row` if it is so) and compares with the model; of `fixed` with the
+    default setting. Returns the clock of each result.
 
     For the first `blocked` clocks no stored line is accepted.
     """
@@ -25,11 +27,11 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000, background=()):
     pages = [collected]
 
     async def starts(ctx):
-        await send(ctx, dut.start, [dict(codec=int(codec), dtype=int(dtype)) for codec, dtype, _ in jobs],
-                   idle=idle)
+        await send(ctx, dut.start, [dict(codec=int(codec), dtype=int(dtype), setting=fixed.DEFAULT_SETTING,
+                                         by_row=int(any(by_row))) for codec, dtype, _, *by_row in jobs], idle=idle)
 
     async def lines(ctx):
-        await send(ctx, dut.lines, [line for *_, page in jobs for line in to_lines(page)],
+        await send(ctx, dut.lines, [line for _, _, page, *_ in jobs for line in to_lines(page)],
                    idle=idle, seed=SEED + 1)
 
     async def stored(ctx):
@@ -40,10 +42,10 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000, background=()):
             pages[-1][line.index] = line.data
 
     async def results(ctx):
-        for number, (codec, dtype, page) in enumerate(jobs):
+        for number, (codec, dtype, page, *by_row) in enumerate(jobs):
             result, = await receive(ctx, dut.result, 1, stall=idle, seed=SEED + number)
             ends.append(clock)
-            want, want_lines, fits = model.encode_pages(codec, dtype, page[None])
+            want, want_lines, fits = model.encode_pages(codec, dtype, page[None], None, *by_row)
             assert result.fits == fits[0]
             if fits[0]:
                 assert result.lines == want_lines[0]
@@ -83,6 +85,15 @@ def test_every_special_row(dtype):
     rng = np.random.default_rng(SEED)
     encode(PageEncoder(DeviceConfig(lanes=16)),
            [(Codec.SPECKV, dtype, page) for page in as_pages(special_rows(rng, dtype))])
+
+
+def test_both_layouts_of_fixed():
+    """Pages of either one after the other, others between them."""
+    pages = as_pages(real_rows(Dtype.BF16)[:16 * 6])
+    kinds = [(Codec.FIXED, True), (Codec.FIXED, False), (Codec.SPECKV, True), (Codec.FIXED, True), (Codec.FIXED, True),
+             (Codec.FIXED, False)]
+    encode(PageEncoder(DeviceConfig(codecs=("raw", "speckv", "fixed"))),
+           [(codec, Dtype.BF16, page, by_row) for (codec, by_row), page in zip(kinds, pages)])
 
 
 def test_one_line_a_clock():
@@ -138,21 +149,21 @@ def test_reset_empties_it():
 
 
 def test_the_setting_goes_with_the_lines(monkeypatch):
-    """An encoder that returns the setting of a page's last line as `first`."""
+    """An encoder that returns of a page's last line the setting, and on top of it `by_row`, as `first`."""
     class Echo(RawEncoder):
         def elaborate(self, platform):
             m = super().elaborate(platform)
             with m.If(transfer(self.lines)):
-                m.d.sync += self.result.p.first.eq(self.lines.p.setting)
+                m.d.sync += self.result.p.first.eq(Cat(self.lines.p.setting[:5], self.lines.p.by_row))
             return m
 
     monkeypatch.setattr("speckv_hw.codec.page_encoder.RawEncoder", Echo)
     dut = PageEncoder(DeviceConfig(codecs=("raw",)))
     page = to_lines(np.zeros(4096, np.uint8))
-    settings = [3, 0, 63, 3]
+    settings = [3, 0, 63, 35, 3]
 
     async def drive(ctx):
-        await send(ctx, dut.start, [dict(setting=setting) for setting in settings])
+        await send(ctx, dut.start, [dict(setting=setting & 31, by_row=setting >> 5) for setting in settings])
 
     async def give(ctx):
         await send(ctx, dut.lines, page * len(settings), idle=0.1)

@@ -1,6 +1,8 @@
 """The encoder of `fixed` and `variable` pages against the model: real, special and random pages and such that do not
 fit, all settings and lane counts, idle and back-pressure."""
 
+import itertools
+
 import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
@@ -11,7 +13,7 @@ from speckv_hw.codec.factor_selector import edges
 from speckv_hw.codec.quantised_encoder import QuantisedEncoder
 from speckv_model import codec as model
 from speckv_model.codec import fixed, variable
-from speckv_model.codec.fixed import FRACTIONS, GROUP_VALUES, Rate
+from speckv_model.codec.fixed import CODES, FRACTIONS, GROUP_VALUES, Rate
 from speckv_model.codec.float16 import bias, mantissa_bits
 from speckv_model.constants import PAGE_LINES, ROW_VALUES, Codec, Dtype
 
@@ -19,12 +21,14 @@ STEPS = [0, 100, 118, 123, 128, 135, 140, 255]
 """Settings of `variable`, some with which real pages do not fit."""
 
 
-def page_lines(codec, dtype, setting, page):
-    return [dict(data=line, codec=int(codec), dtype=int(dtype), setting=setting) for line in to_lines(page)]
+def page_lines(codec, dtype, setting, page, by_row=False):
+    return [dict(data=line, codec=int(codec), dtype=int(dtype), setting=setting, by_row=int(by_row))
+            for line in to_lines(page)]
 
 
 def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
-    """Encodes `jobs` (codec, dtype, setting, page) and compares with the model. Returns the clock of each result.
+    """Encodes `jobs` (codec, dtype, setting, page and, if it is so, `by_row`) and compares with the model. Returns the
+    clock of each result.
 
     For the first `blocked` clocks no stored line is accepted.
     """
@@ -41,11 +45,11 @@ def encode(dut, jobs, *, idle=0.0, blocked=0, clocks=60_000):
             order.extend(await receive(ctx, dut.stored, 1, stall=idle, seed=SEED + len(ends) + 65 * len(order)))
 
     async def results(ctx):
-        for number, (codec, dtype, setting, page) in enumerate(jobs):
+        for number, (codec, dtype, setting, page, *by_row) in enumerate(jobs):
             result, = await receive(ctx, dut.result, 1, stall=idle, seed=SEED + number)
             ends.append(clock)
-            want, want_lines, fits = model.encode_pages(codec, dtype, page[None], setting)
-            where = f"page {number}: {codec.name} {setting} {dtype.name}"
+            want, want_lines, fits = model.encode_pages(codec, dtype, page[None], setting, *by_row)
+            where = f"page {number}: {codec.name} {setting} {dtype.name} {by_row}"
             assert result.fits == fits[0], where
             assert result.first == 0
             if fits[0]:
@@ -77,17 +81,18 @@ def real_pages(rng, dtype, count):
 
 
 def every_setting(rng, dtype):
-    """Real pages, one for each setting of `fixed` and some of `variable`."""
+    """Real pages, one for each setting of `fixed` and some of `variable`; some `by_row`."""
     kinds = [*((Codec.FIXED, setting) for setting in fixed.SETTINGS), *((Codec.VARIABLE, step) for step in STEPS)]
-    return [(codec, dtype, setting, page)
+    return [(codec, dtype, setting, page, rng.random() < 0.5)
             for (codec, setting), page in zip(kinds, real_pages(rng, dtype, len(kinds)))]
 
 
 def odd_pages(rng, dtype):
     """Pages that mix rows of all kinds, of zeros, and of random bits."""
     pages = [*mixed_pages(rng, dtype, 2), np.zeros(4096, np.uint8), *as_pages(random_rows(rng, 16, finite=dtype))]
-    kinds = [(Codec.FIXED, 7), (Codec.FIXED, 12), (Codec.VARIABLE, 128), (Codec.VARIABLE, 220)]
-    return [(codec, dtype, setting, page) for page in pages for codec, setting in kinds]
+    kinds = [(Codec.FIXED, 7, True), (Codec.FIXED, 12, False), (Codec.FIXED, 8, True), (Codec.VARIABLE, 128, False),
+             (Codec.VARIABLE, 220, True)]
+    return [(codec, dtype, setting, page, by_row) for page in pages for codec, setting, by_row in kinds]
 
 
 @pytest.mark.parametrize("lanes, idle", [(32, 0.0), (32, 0.3), (16, 0.3), (8, 0.3)])
@@ -108,8 +113,10 @@ def test_every_special_row(dtype):
     rows = special_rows(rng, dtype)
     held = rows[(rows & 0x7FFF).max(axis=1) <= 0x7FFF - (1 << mantissa_bits(dtype))]
     pages = [*as_pages(held[rng.permutation(len(held))]), *as_pages(rows)[:2]]
-    kinds = [(Codec.FIXED, 9), (Codec.FIXED, 16), (Codec.VARIABLE, 128)]
-    encode(QuantisedEncoder(32), [(codec, dtype, setting, page) for page in pages for codec, setting in kinds])
+    kinds = [(Codec.FIXED, 9, False), (Codec.FIXED, 15, True), (Codec.FIXED, 10, True), (Codec.FIXED, 16, False),
+             (Codec.VARIABLE, 128, False)]
+    encode(QuantisedEncoder(32), [(codec, dtype, setting, page, by_row)
+                                  for page in pages for codec, setting, by_row in kinds])
 
 
 def edge_page(rng, dtype, rate, near):
@@ -122,8 +129,7 @@ def edge_page(rng, dtype, rate, near):
         row[0, 0] = top
         largest = (9 + mantissa) / 8 * 2.0 ** exponent
         for group in row[1:]:
-            numerator, denominator = fixed.fraction(rate.ternary, int(rng.integers(1, FRACTIONS)))
-            edge = largest * numerator / denominator
+            edge = largest * float(rng.choice(FRACTIONS[rate.ternary][1:]))
             low = np.float64(max(edge, 2.0 ** -14))
             field = int(np.floor(np.log2(low)))
             peak = (field + bias(dtype) << bits) + int(round((low / 2.0 ** field - 1) * (1 << bits)))
@@ -136,8 +142,9 @@ def edge_page(rng, dtype, rate, near):
 @pytest.mark.parametrize("dtype", list(Dtype))
 def test_peaks_at_the_edges_of_fractions(dtype):
     rng = np.random.default_rng(SEED)
-    encode(QuantisedEncoder(32), [(Codec.FIXED, dtype, setting, edge_page(rng, dtype, Rate(setting), near))
-                                  for setting in fixed.SETTINGS for near in (1, 3)])
+    encode(QuantisedEncoder(32), [
+        (Codec.FIXED, dtype, setting, edge_page(rng, dtype, Rate(setting), int(rng.choice([1, 3]))), by_row)
+        for setting in fixed.SETTINGS for by_row in (False, True)])
 
 
 def test_largest_multiples():
@@ -220,8 +227,8 @@ def test_reset_empties_it():
     simulate(ResetInserter(reset)(dut), drive, check, clocks=2000)
 
 
-@pytest.mark.parametrize("ternary", [False, True])
-def test_edges(ternary):
+@pytest.mark.parametrize("ternary, width", list(CODES))
+def test_edges(ternary, width):
     """For every peak at or below the scale, with each rate that they serve."""
     mantissas = np.arange(0x400, 0x800)
     for setting in fixed.SETTINGS:
@@ -233,13 +240,15 @@ def test_edges(ternary):
                 # Of exponents from the scale's down.
                 values = (mantissas - 0x400 + (25 - distance << 10)).astype(np.uint16)
                 rows = values.reshape(-1, ROW_VALUES)
-                for code in range(FRACTIONS - 1):
-                    codes = np.full((len(rows), 16), code)
+                for code, (large, small) in enumerate(itertools.pairwise(CODES[ternary, width])):
+                    codes = np.full((len(rows), 16), large)
+                    limit = rate.half_levels * FRACTIONS[ternary][small] / FRACTIONS[ternary][large]
                     scale = np.full(len(rows), mantissa), np.full(len(rows), 25 - bias(Dtype.FP16))
                     cells = fixed.cells_of(rows, *scale, codes, rate, Dtype.FP16).reshape(-1)
-                    # An edge is a mantissa at two exponents below the scale's.
-                    smaller = mantissas << 2 < edges(ternary, mantissa)[code] << distance
-                    assert (smaller == (cells < rate.edge)).all(), (setting, mantissa, distance, code)
+                    # An edge is a mantissa at three exponents below the scale's.
+                    smaller = mantissas << 3 < edges(ternary, width, mantissa)[code] << distance
+                    assert limit.denominator == 1
+                    assert (smaller == (cells < limit)).all(), (setting, mantissa, distance, code)
 
 
 def test_lanes():

@@ -51,10 +51,10 @@ def values_of(inputs, shared):
 @pytest.mark.parametrize("dtype", list(Dtype))
 @pytest.mark.parametrize("setting", fixed.SETTINGS)
 def test_fixed(setting, dtype):
-    """All cells with all mantissas and group codes (a sample of them where there are many), all exponents in turn."""
+    """All cells with all mantissas and fractions (a sample of them where there are many), all exponents in turn."""
     rng = np.random.default_rng([SEED, setting, int(dtype)])
     rate = Rate(setting)
-    grid = np.array(list(itertools.product(range(8), range(FRACTIONS), range(rate.half_levels))))
+    grid = np.array(list(itertools.product(range(8), range(len(FRACTIONS[rate.ternary])), range(rate.half_levels))))
     if len(grid) > 2000:
         bounds = (8 + grid[:, 0]) * rate.half_levels // (9 + grid[:, 0])
         grid = grid[(rng.random(len(grid)) < 2000 / len(grid)) | (grid[:, 2] == bounds)]

@@ -8,12 +8,12 @@ from codec_pages import SEED, random_rows
 from streams import simulate
 
 from speckv_hw.codec.digit_encoder import DigitEncoder
-from speckv_hw.codec.factor_selector import factors
+from speckv_hw.codec.factor_selector import factors, step_factor
 from speckv_hw.codec.quantised_payloads import DIGIT_AT, SLOTS
 from speckv_hw.codec.row_check_maker import UNIT_DIGIT_BITS, UNITS, RowCheckMaker
 from speckv_hw.codec.scaling_lane import ScalingLane
 from speckv_model.codec import fixed, variable
-from speckv_model.codec.fixed import FRACTIONS, SETTINGS, Rate
+from speckv_model.codec.fixed import CODES, FRACTIONS, SETTINGS, Rate
 from speckv_model.codec.float16 import bias, mantissa_bits
 from speckv_model.constants import ROW_VALUES, Dtype
 
@@ -43,19 +43,23 @@ def test_lane_finds_cells(setting, dtype):
     rate = Rate(setting)
     low_bits = rate.planes - 1
     bits = mantissa_bits(dtype)
-    for fine, code in zip(range(8), itertools.cycle(range(FRACTIONS))):
+    for fine, width in itertools.product(range(8), (3, 2, 1) if rate.ternary else (3,)):
+        code = int(rng.integers(1 << width))
+        fraction = CODES[rate.ternary, width][code]
         field = int(rng.integers(8, 24)) + bias(dtype) - bias(Dtype.FP16)
         end = (field << bits) + (fine + 1 << bits - 3)
         # No value of a group is beyond the fraction of the scale that the group has; the last cell takes them.
         near = rng.integers(end - (3 << bits), end, ROW_VALUES // 2)
         values = np.concatenate([near, rng.integers(0, end, ROW_VALUES // 2)]).astype(np.uint16)
-        want = fixed.cells_of(values, np.array(fine), np.array(field - bias(dtype)), np.full(16, code), rate, dtype)
-        reach = (9 + fine) / 8 * 2.0 ** (field - bias(dtype)) * (5 / 6 if rate.ternary else 3 / 4) ** code
+        want = fixed.cells_of(values, np.array(fine), np.array(field - bias(dtype)), np.full(16, fraction), rate,
+                              dtype)
+        reach = (9 + fine) / 8 * 2.0 ** (field - bias(dtype)) * float(
+            FRACTIONS[rate.ternary][fraction])
         weight = np.where(values >> bits, (values & (1 << bits) - 1) + (1 << bits), values & (1 << bits) - 1)
         held = weight * 2.0 ** (np.maximum(values >> bits, 1).astype(int) - bias(dtype) - bits) < reach
         signs = rng.integers(0, 2, ROW_VALUES)
-        got, sign, _ = through_lane(values | signs << 15, dtype=dtype, base=field + 3, ternary=rate.ternary,
-                                    factor=factors(False, rate.ternary, fine)[code])
+        got, sign, _ = through_lane(values | signs << 15, dtype=dtype, base=field + 2, ternary=rate.ternary,
+                                    factor=factors(rate.ternary, width, fine)[code])
         cells = got >> DIGIT_AT - low_bits & (1 << low_bits) - 1
         if rate.ternary:
             cells |= (got >> DIGIT_AT & 3) << low_bits
@@ -78,7 +82,7 @@ def test_lane_finds_multiples(dtype):
         values = values[(values & 0x7FFF) >> mantissa_bits(dtype) < (31 if dtype == Dtype.FP16 else 255)]
         want = variable.quantise(values, setting, dtype)
         got, _, exceeds = through_lane(values, dtype=dtype, base=(setting >> 3) + bias(dtype) - 9, variable=1,
-                                       late_variable=1, factor=factors(True, False, setting % 8)[0])
+                                       late_variable=1, factor=step_factor(setting % 8))
         held = (want >= -2048) & (want <= 2047)
         assert ((exceeds == 0) == held).all()
         assert (got == want % 4096)[held].all()
@@ -117,12 +121,9 @@ def test_check(gap):
     rng = np.random.default_rng(SEED)
     dut = RowCheckMaker()
     rows = []
-    for setting in [*SETTINGS, *SETTINGS]:
-        rate = Rate(setting)
-        body = rng.integers(0, 256, rate.row_bytes, dtype=np.uint8)
-        if not rate.ternary:
-            body[6:8] = 0
-        rows.append((rate, body))
+    for setting in rng.permutation([*SETTINGS, *SETTINGS, *SETTINGS]).tolist():
+        rate = Rate(setting, rng.random() < 0.7)
+        rows.append((rate, rng.integers(0, 256, rate.row_bytes, dtype=np.uint8)))
     events = {}
 
     def at(clock, **inputs):
@@ -147,9 +148,10 @@ def test_check(gap):
             for later in range(1, gap + 1):
                 at(clock + later, valid=0)
             at(clock + 3, digits=bits(body, 48 + UNIT_DIGIT_BITS * (unit - 1), 2 * UNIT_DIGIT_BITS) if unit else 0)
-        at(clock + 3, start=bits(body, 0, 8) | bits(body, 16, 32) << 8)
-        at(clock + 4, ternary=rate.ternary, slots_after=slots)
-        checks[clock + dut.latency] = int(fixed.row_check(body))
+        at(clock + 3, start=bits(body, 0, 8 * rate.check_at) if rate.by_row else bits(body, 0, 48),
+           ternary=rate.ternary, by_row=rate.by_row, slots_after=slots)
+        low, high = fixed.row_check(body, rate).tolist() if rate.by_row else (0, 0)
+        checks[clock + dut.latency] = (low | high << 8) << (0 if rate.ternary else 16)
     at(clock + 1, valid=0)
     got = []
 

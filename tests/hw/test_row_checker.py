@@ -7,7 +7,7 @@ from streams import simulate
 
 from speckv_hw.codec.row_checker import CHECKED_PLANES, RowChecker
 from speckv_model.codec import fixed
-from speckv_model.codec.fixed import PLANE_BYTES, PLANES_AT, SETTINGS, Rate
+from speckv_model.codec.fixed import CHECK_BYTES, PLANE_BYTES, PLANES_AT, SETTINGS, Rate
 
 
 def some_rows(rng, setting):
@@ -20,10 +20,10 @@ def some_rows(rng, setting):
 
 def planes_of(row, setting):
     """The planes of a row as the checker takes them. uint8 (9, 16)."""
-    at = PLANES_AT[Rate(setting).ternary]
+    rate = Rate(setting, True)
+    at, check = PLANES_AT[rate.ternary], slice(rate.check_at, rate.check_at + CHECK_BYTES)
     planes = np.zeros((CHECKED_PLANES, PLANE_BYTES), np.uint8)
-    planes[:2].reshape(-1)[-at:] = row[:at]
-    planes[:2].reshape(-1)[-at:][:2] = 0, row[0]
+    planes[:2].reshape(-1)[-at + CHECK_BYTES:] = np.delete(row[:at], check)
     planes[2:2 + Rate(setting).planes] = row[at:].reshape(-1, PLANE_BYTES)
     return planes
 
@@ -40,13 +40,17 @@ def test_checker(lanes):
         clock = 0
         for setting in SETTINGS:
             some = some_rows(rng, setting)
-            for row, check in zip(some, fixed.row_check(some)):
-                wrong = int(rng.choice([0, 0, 1, 0x80, 0xA5]))
+            for row, check in zip(some, fixed.row_check(some, Rate(setting, True))):
+                wrong = int(rng.choice([0, 0, 1, 0x80, 0x100, 0x8000, 0xA55A]))
+                check_plane = np.zeros(PLANE_BYTES, np.uint8)
+                # High byte first
+                check_plane[:2] = check[::-1] ^ [wrong >> 8, wrong & 0xFF]
                 planes = planes_of(row, setting)
-                ctx.set(dut.check, int(check) ^ wrong)
                 ctx.set(dut.check_at, 1 << Rate(setting).planes - 2)
                 for beat in range(PLANE_BYTES // size):
                     ctx.set(dut.first, beat == 0)
+                    own = check_plane[size * beat:][:min(size, CHECK_BYTES)]
+                    ctx.set(dut.check, int.from_bytes(own.tobytes(), "little"))
                     for plane, own in zip(range(CHECKED_PLANES), planes):
                         ctx.set(dut.planes[plane], int.from_bytes(own[size * beat:][:size].tobytes(), "little"))
                     for valid in (0, 1) if rng.random() < 0.1 else (1,):

@@ -170,6 +170,21 @@ def test_the_encoding_is_that_of_the_descriptor_table():
         assert (around.stored(100 + slot) == pages[slot]).all()
 
 
+def test_fixed_pages_are_laid_out_as_the_stream_says():
+    jobs = [job(SealKind.SEAL, codec=Codec.FIXED, page=100 + slot, slot=slot) for slot in range(3)]
+    pages = {slot: page_of_values([SEED, slot]) for slot in range(3)}
+    for slot in (0, 2):
+        jobs[slot]["stream"]["by_row"] = 1
+
+    def set_up(around):
+        around.encodings = {100 + slot: (Codec.FIXED, 9) for slot in range(3)}
+
+    around, *_ = run(jobs, pages, set_up=set_up)
+    for slot in range(3):
+        want = codecs.encode(Codec.FIXED, Dtype.FP16, pages[slot].ravel(), 9, slot != 1)
+        assert (around.stored(100 + slot).ravel() == want).all()
+
+
 class RotatingEncoder(wiring.Component):
     """Stores the first `setting` + 1 lines of a page, highest first; the page begins with the line that bits 5 to 0 of
     line 0 name."""

@@ -28,7 +28,7 @@ class Packing(wiring.Component):
     """A packer and what reads its lines."""
 
     i: In(stream.Signature(Fragment, always_ready=True))
-    check: In(8)
+    check: In(32)
     used: Out(LINE_ADDRESS_BITS)
     stored: Out(stream.Signature(StoredLine))
     result: Out(stream.Signature(EncodeResult))
@@ -146,21 +146,21 @@ def test_pages(idle, stall):
 
 
 def test_check():
-    """It is ORed into byte 1 of a fragment wherever that goes."""
+    """It is ORed into word 1 of a fragment wherever that goes."""
     dut = Packing()
-    words = [0x11223344 & ~0xFF00, *range(1, 12)]
+    words = [0x11223344, *range(1, 12)]
 
     async def drive(ctx):
         for n in range(3):
             ctx.set(dut.i.payload, dict(data=value_of(words), count=12, length=12, last=n == 2))
             ctx.set(dut.i.valid, 1)
-            ctx.set(dut.check, 0xA5 if n else 0)
+            ctx.set(dut.check, 0xA500 if n else 0)
             await ctx.tick()
         ctx.set(dut.i.valid, 0)
 
     async def collect(ctx):
         got = {line.index: line.data for line in await receive(ctx, dut.stored, 3)}
-        checked = [words[0] | 0xA500, *words[1:]]
+        checked = [words[0], words[1] | 0xA500, *words[2:]]
         assert got[0] | got[1] << 512 | got[2] << 1024 == value_of([*words, *checked, *checked])
 
     simulate(dut, drive, collect)

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,10 @@ def joined(lines):
     return bytes.fromhex("".join(lines))
 
 
-DECODERS = {Codec.LOSSLESS: plain_codecs.decode_lossless, Codec.FIXED: plain_codecs.decode_fixed,
-            Codec.VARIABLE: plain_codecs.decode_variable}
+DECODERS = {(Codec.LOSSLESS, False): plain_codecs.decode_lossless, (Codec.FIXED, False): plain_codecs.decode_fixed,
+            (Codec.FIXED, True): partial(plain_codecs.decode_fixed, by_row=True),
+            (Codec.VARIABLE, False): plain_codecs.decode_variable}
+"""By codec and whether rows are read alone."""
 MANTISSA_BITS = {Dtype.FP16: 10, Dtype.BF16: 7}
 
 
@@ -40,16 +42,17 @@ def test_vector(which, vector):
     page, stored, decoded = (np.frombuffer(joined(vector[name]), np.uint8)
                              for name in ("page", "stored", "decoded"))
     assert len(page) == len(decoded) == PAGE_BYTES and len(stored) == 64 * vector["lines"]
-    assert np.array_equal(codec.encode(which, dtype, page, vector["setting"]), stored)
-    assert np.array_equal(codec.decode(which, dtype, stored), decoded)
-    assert decoded.view("<u2").tolist() == DECODERS[which](stored.tobytes(), MANTISSA_BITS[dtype])
+    by_row = vector.get("by_row", False)
+    assert np.array_equal(codec.encode(which, dtype, page, vector["setting"], by_row), stored)
+    assert np.array_equal(codec.decode(which, dtype, stored, by_row), decoded)
+    assert decoded.view("<u2").tolist() == DECODERS[which, by_row](stored.tobytes(), MANTISSA_BITS[dtype])
     if which == Codec.LOSSLESS:
         assert np.array_equal(page, decoded)
 
 
-@pytest.mark.parametrize("which", DECODERS, ids=lambda which: which.name)
+@pytest.mark.parametrize("which, by_row", DECODERS, ids=lambda one: getattr(one, "name", "by-row" * (one is True)))
 @pytest.mark.parametrize("dtype", list(Dtype))
-def test_any_bytes_decode_as_the_document_says(which, dtype):
+def test_any_bytes_decode_as_the_document_says(which, by_row, dtype):
     rng = np.random.default_rng([SEED, which, int(dtype)])
     print(f"SPECKV_SEED={SEED}")
     for _ in range(8):
@@ -57,29 +60,31 @@ def test_any_bytes_decode_as_the_document_says(which, dtype):
         stored = rng.integers(0, 256, 64 * lines, dtype=np.uint8)
         # Sparse bytes too: random ones are rarely zero where zero means something.
         stored[rng.random(len(stored)) < rng.choice([0, 0.5, 0.95])] = 0
-        want = DECODERS[which](stored.tobytes(), MANTISSA_BITS[dtype])
-        assert codec.decode(which, dtype, stored).view("<u2").tolist() == want
+        want = DECODERS[which, by_row](stored.tobytes(), MANTISSA_BITS[dtype])
+        assert codec.decode(which, dtype, stored, by_row).view("<u2").tolist() == want
 
 
-@pytest.mark.parametrize("which, settings", [
-    (Codec.LOSSLESS, [0]), (Codec.FIXED, range(7, 17)), (Codec.VARIABLE, [0, 90, 117, 128, 143, 160, 255])],
-    ids=lambda one: getattr(one, "name", ""))
+@pytest.mark.parametrize("which, settings, by_row", [
+    (Codec.LOSSLESS, [0], False), (Codec.FIXED, range(7, 17), False), (Codec.FIXED, [7, 8, 15, 16], True),
+    (Codec.VARIABLE, [0, 90, 117, 128, 143, 160, 255], False)],
+    ids=lambda one: getattr(one, "name", "by-row" * (one is True)))
 @pytest.mark.parametrize("dtype", list(Dtype))
-def test_pages_encode_as_the_document_says(which, settings, dtype):
+def test_pages_encode_as_the_document_says(which, settings, by_row, dtype):
     print(f"SPECKV_SEED={SEED}")
     rng = np.random.default_rng([SEED, which, int(dtype)])
     encoder = getattr(plain_codecs, f"encode_{which.name.lower()}")
     rows = all_kinds(rng, dtype)
     held = 0
     for setting in settings:
+        how = [setting] * (which != Codec.LOSSLESS) + [True] * by_row
         alike = codec.encode_pages(which, dtype, as_pages(np.repeat(rows, 16, axis=0)), setting)[2]
         # Pages of rows that fit, and pages of any.
         pages = np.concatenate([as_pages(rng.permutation(rows[alike])[:64]), mixed_pages(rng, dtype, 4)])
-        stored, lines, fits = codec.encode_pages(which, dtype, pages, setting)
+        stored, lines, fits = codec.encode_pages(which, dtype, pages, setting, by_row)
         held += fits.sum()
         for page in range(len(pages)):
             values = pages[page].view("<u2").tolist()
-            want = encoder(values, MANTISSA_BITS[dtype], *([setting] if which != Codec.LOSSLESS else []))
+            want = encoder(values, MANTISSA_BITS[dtype], *how)
             assert (want is not None) == fits[page]
             if fits[page]:
                 assert want == stored[page, :lines[page]].tobytes() and not stored[page, lines[page]:].any()
@@ -89,7 +94,7 @@ def test_pages_encode_as_the_document_says(which, settings, dtype):
 @pytest.mark.parametrize("which, at, text", [
     (Codec.LOSSLESS, 64 * 20, "0a 0f 15 14 12 00 01"), (Codec.LOSSLESS, 64 * 20 + 16, "0a"),
     (Codec.LOSSLESS, 64 * 20 + 24 + 80, "dc eb ee ee"),
-    (Codec.FIXED, 0, "79 5f fc ff ff ff 07 00 00"), (Codec.FIXED, 32, "02 00"), (Codec.FIXED, 48, "06 00"),
+    (Codec.FIXED, 0, "79 f8 ff ff ff ff 07 00 00"), (Codec.FIXED, 32, "02 00"), (Codec.FIXED, 48, "06 00"),
     (Codec.VARIABLE, 0, "80 00 00 00 06 00 66 66 ba cc bb bb 87 99 00 00  00 00"),
     (Codec.VARIABLE, 32, "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  04 00 00 00 01 00 00 00 02 00")],
     ids=lambda one: getattr(one, "name", ""))
@@ -97,6 +102,12 @@ def test_examples_of_the_document(which, at, text):
     section = DOCUMENT.split(f"\n## `{which.name.lower()}`\n")[1].split("\n## ")[0]
     assert text in section
     assert joined(NEW[which][0]["stored"])[at:].startswith(bytes.fromhex(text))
+
+
+def test_checked_example_of_the_document():
+    text = "79 fc ff ff af 20 07 00 00"
+    vector = next(vector for vector in NEW[Codec.FIXED] if vector["name"] == "example by row")
+    assert text in DOCUMENT and joined(vector["stored"]).startswith(bytes.fromhex(text))
 
 
 def document_rows(heading, columns):
@@ -111,19 +122,19 @@ def document_rows(heading, columns):
 
 
 def test_tables_of_the_document():
-    for name, which in (("`step` = round", 0), ("`inverse` = round", 1)):
-        even, odd = (plain_codecs.tables(ternary)[which] for ternary in (True, False))
-        want = [[j, *even[j], *odd[j]] for j in range(8)]
-        assert [[int(cell) for cell in row] for row in document_rows(name, 9)] == want
+    for name, which in (("`step`", 0), ("`inverse`", 1)):
+        for ternary, columns in ((True, 11), (False, 9)):
+            heading = f"{name} = round" if ternary else f"{name}, odd N"
+            want = [[j, *row] for j, row in enumerate(plain_codecs.tables(ternary)[which])]
+            assert [[int(cell) for cell in row] for row in document_rows(heading, columns)] == want
     cells = {setting: 3 << setting // 2 - 3 if setting % 2 == 0 else 1 << setting // 2 - 1 for setting in range(7, 17)}
-    rates = document_rows("cells from zero to the group's scale", 9)
+    rates = document_rows("nor its entry says it", 8)
     assert {int(row[0]): int(row[5]) for row in rates} == cells
-    for setting, lines, length, planes, low, _, digit, edge, ratio in rates:
+    for setting, lines, length, planes, low, _, digit, ratio in rates:
         setting, even = int(setting), int(setting) % 2 == 0
         assert (int(lines), int(length)) == (2 * setting, 8 * setting)
         assert 16 * int(planes) == 8 * setting - (32 if even else 8) and int(low) == int(planes) - 1
         assert digit == ("base 3" if even else "none")
-        assert int(edge) == cells[setting] * (Fraction(5, 6) if even else Fraction(3, 4))
         assert ratio == f"{32 / setting:.2f}"
     for setting, *bounds in document_rows("The **place** of a cell", 9):
         for j, bound in enumerate(bounds):

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from speckv import faults
+from speckv.faults.command import command
 from speckv.link.emulated import EmulatedLink
 from speckv.traffic import kv_lines
 from speckv_model.constants import ENTRY_BYTES, LINE_BYTES, PAGE_BYTES, PAGE_LINES, Dtype, ErrorKind, Opcode
 from speckv_model.csr.registers import REGISTERS
+from speckv_model.mover import fetcher
 from speckv_model.table.entry import Entry
 
 
 @pytest.mark.parametrize("link, count", [("emu", 300), ("sim", 100)])
 def test_nothing_is_silently_wrong(link, count, seed, tmp_path):
     result = faults.main(link=link, faults=count, seed=seed, reports=tmp_path)
-    assert result["unexpected"] == result["hangs"] == 0, result["described"]
+    assert result["unexpected"] == result["silent_wrong"] == result["hangs"] == 0, result["described"]
     assert result["injected"] >= count and result["detected"] > 0.8 * count
     assert result["injected"] == sum(result[name] for name in ("detected", "stale", "harmless", "silent_wrong"))
     assert json.loads((tmp_path / "faults.json").read_text()) == result
@@ -36,6 +38,16 @@ def test_a_silent_fault_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(EmulatedLink, "submit", hides)
     result = faults.main(link="emu", faults=100, seed=1, reports=tmp_path)
     assert result["silent_wrong"] >= 1 and result["unexpected"] >= 1
+
+
+def test_a_row_whose_check_misses_is_counted(tmp_path, monkeypatch):
+    """Rows that are read alone are no exception: without their check the campaign fails."""
+    monkeypatch.setattr(fetcher.fixed, "row_check", lambda body, rate: body[..., rate.check_at:rate.check_at + 2])
+    with pytest.raises(SystemExit):
+        command.callback(link="emu", preset="small", faults=200, seed=1, reports=tmp_path)
+    result = json.loads((tmp_path / "faults.json").read_text())
+    assert result["by_form"]["fixed by row"]["silent_wrong"] >= 1
+    assert result["unexpected"] >= result["silent_wrong"] >= 1
 
 
 def test_a_page_that_changes_without_a_fault_is_counted(tmp_path, monkeypatch):

@@ -79,17 +79,20 @@ def lossless_pages(rng):
 
 
 def fixed_pages(rng):
-    yield "example", Dtype.FP16, 8, example_rows(Dtype.FP16, to_dtype(np.arange(ROW_VALUES) / 8, Dtype.FP16))
-
-    for setting in SETTINGS:
-        dtype = Dtype(setting // 2 % 2)
-        page = real_page(dtype, 9 * (setting - SETTINGS[0]) + 3).copy()
-        # Rows of the lowest and the highest scale, and one with an outlier.
-        page[1], page[2] = scaled_to(page[1], dtype, LOWEST_EXPONENT), scaled_to(page[2], dtype, 15)
-        page[5, 100] = to_dtype(1000.0, dtype)
-        yield f"setting {setting}", dtype, setting, page
-    for dtype in Dtype:
-        yield "special rows", dtype, 8 + int(dtype), special_page(Codec.FIXED, dtype, 8 + int(dtype), rng)
+    example = example_rows(Dtype.FP16, to_dtype(np.arange(ROW_VALUES) / 8, Dtype.FP16))
+    for by_row in (False, True):
+        kind = " by row" * by_row
+        yield f"example{kind}", Dtype.FP16, 8, example, by_row
+        for setting in SETTINGS:
+            dtype = Dtype((setting // 2 + by_row) % 2)
+            page = real_page(dtype, 9 * (setting - SETTINGS[0]) + 3).copy()
+            # Rows of the lowest and the highest scale, and one with an outlier.
+            page[1], page[2] = scaled_to(page[1], dtype, LOWEST_EXPONENT), scaled_to(page[2], dtype, 15)
+            page[5, 100] = to_dtype(1000.0, dtype)
+            yield f"setting {setting}{kind}", dtype, setting, page, by_row
+        for dtype in Dtype:
+            setting = 8 + int(dtype)
+            yield f"special rows{kind}", dtype, setting, special_page(Codec.FIXED, dtype, setting, rng), by_row
 
 
 def variable_pages(rng):
@@ -103,7 +106,7 @@ def variable_pages(rng):
 
 
 PAGES = {Codec.LOSSLESS: lossless_pages, Codec.FIXED: fixed_pages, Codec.VARIABLE: variable_pages}
-"""Functions that yield name, dtype, setting and rows of each vector."""
+"""Functions that yield name, dtype, setting and rows of each vector, and of `fixed` whether rows are read alone."""
 
 
 def hex_lines(data):
@@ -115,14 +118,14 @@ def main():
     for which, pages in PAGES.items():
         vectors = []
         # Whatever SPECKV_SEED is.
-        for name, dtype, setting, rows in pages(np.random.default_rng(1)):
+        for name, dtype, setting, rows, *by_row in pages(np.random.default_rng(1)):
             page = as_pages(rows)[0]
-            stored = codec.encode(which, dtype, page, setting)
+            stored = codec.encode(which, dtype, page, setting, *by_row)
             if stored is None:
                 raise ValueError(f"{which.name} {dtype.name} {name!r} does not fit")
-            vectors.append({"name": name, "dtype": dtype.name, "setting": setting, "lines": len(stored) // LINE_BYTES,
-                            "page": hex_lines(page), "stored": hex_lines(stored),
-                            "decoded": hex_lines(codec.decode(which, dtype, stored))})
+            vectors.append({"name": name, "dtype": dtype.name, "setting": setting, **dict(zip(["by_row"], by_row)),
+                            "lines": len(stored) // LINE_BYTES, "page": hex_lines(page), "stored": hex_lines(stored),
+                            "decoded": hex_lines(codec.decode(which, dtype, stored, *by_row))})
         (VECTORS / f"{which.name.lower()}.json").write_text(json.dumps(vectors, indent=1) + "\n")
 
 

@@ -37,8 +37,8 @@ from . import formats as references
 
 WINDOW = 1024
 """Tokens that go into the cache at once; each window is one longer, since every token in it predicts the next."""
-CODEC_FORMATS = (("raw", 0), ("lossless", 0), ("speckv", 0), ("fixed", 8), ("fixed", 9), ("fixed", 10), ("fixed", 12),
-                 ("fixed", 16), ("variable", 120), ("variable", 128))
+CODEC_FORMATS = (("raw", 0), ("lossless", 0), ("speckv", 0), ("fixed", 8), ("fixed", 8, True), ("fixed", 9),
+                 ("fixed", 10), ("fixed", 12), ("fixed", 16), ("variable", 120), ("variable", 128))
 CALIBRATED = (("fixed", 4.0, False), ("fixed", 4.0, True), ("fixed", 3.6, False), ("fixed", 3.2, False),
               ("variable", 4.0, False), ("variable", 3.6, False), ("mixed", 4.0, False), ("mixed", 3.6, False))
 """(codec, wanted ratio, whether the pool's loss counts in it)."""
@@ -210,13 +210,15 @@ def rtl_clocks(config, form, dtype):
 
     Returns
     -------
-    tuple of float, or (None, None) where the device of `config` lacks the codec
+    tuple of float, or (None, None) where the device of `config` lacks the codec, and for rows read alone
     """
     from speckv_sim.codec import codec_clocks
 
     from ..traffic import kv_lines
 
-    if not (isinstance(form, CodecFormat) and all(config.has_codec(Codec[name.upper()]) for name in form.codecs)):
+    if not isinstance(form, CodecFormat) or form.by_row:
+        return None, None
+    if not all(config.has_codec(Codec[name.upper()]) for name in form.codecs):
         return None, None
     dtype = DTYPES[as_dtype(dtype)]
     pages = kv_lines(dtype).reshape(-1, PAGE_BYTES)

@@ -59,6 +59,7 @@ class PageEncoder(wiring.Component):
         m.submodules.order = order = Fifo(Codec, _PAGES)
         codec = Signal(Codec)
         dtype = Signal(Dtype)
+        by_row = Signal()
         setting = Signal(SETTING_WIDTH)
         line = Signal(range(PAGE_LINES))
         busy = Signal()
@@ -78,6 +79,7 @@ class PageEncoder(wiring.Component):
                 busy.eq(1),
                 codec.eq(self.start.payload.codec),
                 dtype.eq(self.start.payload.dtype),
+                by_row.eq(self.start.payload.by_row),
                 setting.eq(self.start.payload.setting),
             ]
         with m.Elif(transfer(self.lines)):
@@ -88,6 +90,7 @@ class PageEncoder(wiring.Component):
                 encoder.lines.payload.data.eq(self.lines.payload),
                 encoder.lines.payload.codec.eq(codec),
                 encoder.lines.payload.dtype.eq(dtype),
+                encoder.lines.payload.by_row.eq(by_row),
                 encoder.lines.payload.setting.eq(setting),
                 encoder.lines.valid.eq(self.lines.valid & busy),
                 self.lines.ready.eq(encoder.lines.ready & busy),

@@ -22,6 +22,7 @@ class PageLine(data.Struct):
     data: LINE_BITS
     codec: Codec
     dtype: Dtype
+    by_row: 1
     setting: SETTING_WIDTH
     """What the codec is told."""
 

@@ -26,7 +26,7 @@ class PeakFinder(wiring.Component):
     -------
     i : In(stream(value_beat), always ready)
     page : In
-        What is known of the beat's page, as in `PageLine`: `dtype`, `setting` and `variable`.
+        What is known of the beat's page, as in `PageLine`: `dtype`, `setting`, `by_row` and `variable`.
     groups : Out(stream(peak_beat), always ready)
     rows : Out(stream(RowPeak), always ready)
     """
@@ -45,7 +45,8 @@ class PeakFinder(wiring.Component):
     @staticmethod
     def page_layout():
         fields = data.Layout.cast(PageLine)
-        return data.StructLayout({"dtype": fields["dtype"].shape, "setting": fields["setting"].shape, "variable": 1})
+        return data.StructLayout({"dtype": fields["dtype"].shape, "setting": fields["setting"].shape, "by_row": 1,
+                                  "variable": 1})
 
     @property
     def latency(self):
@@ -72,7 +73,8 @@ class PeakFinder(wiring.Component):
         m.d.sync += self.rows.valid.eq(valid & last)
         with m.If(valid):
             m.d.sync += [
-                row.dtype.eq(page.dtype), row.setting.eq(page.setting), row.variable.eq(page.variable), more.eq(~last),
+                row.dtype.eq(page.dtype), row.setting.eq(page.setting), row.by_row.eq(page.by_row),
+                row.variable.eq(page.variable), more.eq(~last),
             ]
             with m.If(~more | (found > row.magnitude)):
                 m.d.sync += row.magnitude.eq(found)

@@ -1,14 +1,24 @@
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_model.codec.fixed import GROUP_VALUES, GROUPS
+from speckv_model.codec.fixed import DIGITS_AT, GROUP_VALUES, GROUPS
 from speckv_model.codec.variable import MOST_BITS, UNIT_VALUES
 from speckv_model.constants import ROW_VALUES
 
 from .digit_encoder import DigitEncoder
 from .pipeline import delay
-from .quantised_payloads import DIGIT_AT, FRAGMENT_WORDS, LINE_WORDS, SLOTS, WIDTHS_WORDS, WORD_BITS, Fragment, Unit
+from .quantised_payloads import (
+    CODE_BITS,
+    DIGIT_AT,
+    FRAGMENT_WORDS,
+    LINE_WORDS,
+    SLOTS,
+    WIDTHS_WORDS,
+    WORD_BITS,
+    Fragment,
+    Unit,
+)
 from .row_check_maker import UNIT_DIGIT_BITS, UNITS, RowCheckMaker
 
 __all__ = ["PlaneCollector"]
@@ -39,7 +49,7 @@ class PlaneCollector(wiring.Component):
 
     A `variable` page has a fragment for each unit, 2 clocks after it, and the header `header_latency` clocks after the
     last one. A row of a `fixed` page has four, 3 to 6 clocks after its last unit: three bit planes, three bit planes,
-    what is before them, and signs, which are none where there are base-3 digits.
+    signs, which are none where there are base-3 digits, and what is before all of them.
 
     A unit a clock, no back-pressure; but none that is `header_gap` clocks after the last one of a `variable` page, and
     units of different codecs must be `codec_gap` clocks apart. Idle on reset.
@@ -48,8 +58,8 @@ class PlaneCollector(wiring.Component):
     -------
     i : In(stream(Unit), always ready)
     o : Out(stream(Fragment), always ready)
-    check : Out(8)
-        With the head of a row its check, which is to be at byte 1; zero otherwise.
+    check : Out(32)
+        With the head of a row what its check adds to word 1; zero otherwise.
     """
 
     header_gap = 4
@@ -58,7 +68,7 @@ class PlaneCollector(wiring.Component):
 
     i: In(stream.Signature(Unit, always_ready=True))
     o: Out(stream.Signature(Fragment, always_ready=True))
-    check: Out(8)
+    check: Out(WORD_BITS)
 
     def elaborate(self, platform):
         m = Module()
@@ -80,7 +90,7 @@ class PlaneCollector(wiring.Component):
         lows = self._when(m, row_due[1] | header_due, collected[:_HALF_BITS])
         highs = self._when(m, row_due[2], self._when(m, row_due[1], collected[_HALF_BITS:]))
         units = self._when(m, variable, Cat(planes))
-        signs = self._when(m, row_due[4], signs) << WORD_BITS * (FRAGMENT_WORDS - _PLANE_WORDS)
+        signs = self._when(m, row_due[3], signs) << WORD_BITS * (FRAGMENT_WORDS - _PLANE_WORDS)
         m.d.sync += self.o.payload.data.eq(units | lows | highs | head | signs)
         self._describe(m, variable, row_due, delay(m, header_due, 1), width)
         return m
@@ -136,8 +146,8 @@ class PlaneCollector(wiring.Component):
         return Cat(collected)
 
     def _collect_head(self, m, fixed, row, bits, planes):
-        """What is before the bit planes, 4 clocks after a row's last unit and zero otherwise, and the signs, at that
-        clock."""
+        """What is before the bit planes, 5 clocks after a row's last unit and zero otherwise, and the signs, 3 clocks
+        after it."""
         unit = self.i.payload
         clocks = DigitEncoder.latency
         digits = []
@@ -152,12 +162,13 @@ class PlaneCollector(wiring.Component):
                 m.d.sync += whole.eq(Cat(whole[len(piece):], piece))
             return whole
 
-        codes = collect(2 * GROUPS, delay(m, unit.group_codes.as_value(), clocks), clocks)
+        codes = collect(CODE_BITS * GROUPS, delay(m, unit.group_codes.as_value(), clocks), clocks)
         numbers = collect(UNITS * UNIT_DIGIT_BITS, Cat(digits), clocks)
-        signs = collect(ROW_VALUES, delay(m, unit.signs, clocks + 1), clocks + 1)
+        signs = collect(ROW_VALUES, delay(m, unit.signs, clocks), clocks)
 
-        scale = delay(m, unit.rate.code, clocks + 1)
-        ternary, slots = (delay(m, value, clocks + 1) for value in (unit.rate.ternary, unit.rate.slots))
+        scale, ternary, by_row, slots = (delay(m, value, clocks + 1) for value in (
+            unit.rate.code, unit.rate.ternary, unit.rate.by_row, unit.rate.slots))
+        start = Cat(scale, self._packed_codes(codes, ternary, by_row))
         m.submodules.check = check = RowCheckMaker()
         m.d.comb += [
             check.valid.eq(fixed),
@@ -166,15 +177,30 @@ class PlaneCollector(wiring.Component):
             check.slots.eq(Cat(planes[:SLOTS])),
             check.count.eq(unit.rate.slots),
             check.digits.eq(numbers[-2 * UNIT_DIGIT_BITS:]),
-            check.start.eq(Cat(scale, codes)),
-            check.ternary.eq(delay(m, ternary, 1)),
-            check.slots_after.eq(delay(m, slots, 1)),
+            check.start.eq(start),
+            check.ternary.eq(ternary),
+            check.by_row.eq(by_row),
+            check.slots_after.eq(slots),
             self.check.eq(check.check),
         ]
+        # The codes' last byte is where digits begin, which are zero where there are none.
+        start, last = start[:8 * DIGITS_AT], start[8 * DIGITS_AT:]
+        head = Cat(start, numbers[:len(last)] | last, numbers[len(last):])
         due = delay(m, row, clocks + 1)
-        start = self._when(m, due, Cat(scale, Const(0, 8), codes))
-        spare = _START_WORDS * WORD_BITS - len(start)
-        return Cat(start, self._when(m, due & ternary, numbers[:spare]), self._when(m, due, numbers[spare:])), signs
+        return self._when(m, delay(m, due, 1), self._when(m, due, head)), signs
+
+    def _packed_codes(self, codes, ternary, by_row):
+        """Codes of three bits each as they are stored: of the first and the second half of the groups, with as many
+        bits as they have."""
+        half = len(codes) // 2
+
+        def narrowed(codes, width):
+            return Cat(codes.word_select(n, CODE_BITS)[:width] for n in range(len(codes) // CODE_BITS))
+
+        first, second = codes[:half], codes[half:]
+        shorter = Cat(first, narrowed(second, 2))
+        shortest = Cat(narrowed(first, 2), narrowed(second, 1))
+        return Mux(ternary, Mux(by_row, shortest, shorter), Mux(by_row, shorter, codes))
 
     def _describe(self, m, variable, row_due, header_due, width):
         unit = self.i.payload
@@ -224,6 +250,6 @@ def _places(part, slots, ternary):
     return (
         (_PLANE_WORDS * (_HALF - low), head, _PLANE_WORDS * low),
         (_PLANE_WORDS * (_HALF - high), head + _PLANE_WORDS * low, _PLANE_WORDS * high),
-        (0, 0, head if ternary else _START_WORDS),
         (FRAGMENT_WORDS - _PLANE_WORDS, _START_WORDS, 0 if ternary else _PLANE_WORDS),
+        (0, 0, head if ternary else _START_WORDS),
     )[part]

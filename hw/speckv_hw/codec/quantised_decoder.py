@@ -1,11 +1,10 @@
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_model.codec import fixed
-from speckv_model.codec.fixed import GROUP_DIGIT_BITS, GROUP_VALUES
+from speckv_model.codec.fixed import GROUP_DIGIT_BITS, GROUP_VALUES, GROUPS, SETTINGS, Rate
 from speckv_model.codec.variable import MOST_BITS, UNIT_VALUES
-from speckv_model.constants import ROW_VALUES
 
 from ..stream import Fifo, Register, chain, transfer
 from ..types import LINE_BITS, DecodeStart
@@ -17,7 +16,7 @@ from .quantised_lane import CELL_PLANES, QuantisedLane
 from .quantised_reader import HEAD_WORDS, PIECE_WORDS, PieceTag, QuantisedReader
 from .rom import rom
 from .row_checker import RowChecker
-from .step_scale import StepScale
+from .step_scale import CODE_BITS, StepScale
 from .widen import Widen
 from .word_unpacker import WORD_BITS, WordUnpacker
 
@@ -130,19 +129,18 @@ class QuantisedDecoder(wiring.Component):
         lanes, groups = self._lanes, self._lanes // GROUP_VALUES
         block, tag = gatherer.block, gatherer.block.tag
         ternary = ~tag.setting[0]
-        codes = block.head[8 * fixed.GROUPS_AT:][:2 * ROW_VALUES // GROUP_VALUES]
-        binary_codes = block.head[_HEAD_AT + 8 * fixed.GROUPS_AT:][:len(codes)]
         m.submodules.scales = scales = StepScale(lanes)
         m.d.comb += [
             scales.tag.eq(tag),
             scales.scale.eq(Mux(ternary, block.head[:8], block.head[_HEAD_AT:][:8])),
-            scales.codes.eq(self._part(gatherer, Mux(ternary, codes, binary_codes), 2 * groups)),
+            scales.codes.eq(self._part(gatherer, self._codes(block), CODE_BITS * groups)),
+            scales.second_half.eq(gatherer.place[-1]),
         ]
         multiples = [Signal(lanes, name=f"multiple{n}", reset_less=True) for n in range(MOST_BITS)]
         for n, word in enumerate(multiples):
             whole = block.first.word_select(n, UNIT_VALUES)
             m.d.sync += word.eq(Mux(tag.variable, self._part(gatherer, whole, lanes), 0))
-        numbers = self._part(gatherer, block.head[fixed.DIGITS_BIT:], GROUP_DIGIT_BITS * groups)
+        numbers = self._part(gatherer, block.head[8 * fixed.DIGITS_AT:], GROUP_DIGIT_BITS * groups)
         m.submodules.digits = table = memory.Memory(shape=2 * 5, depth=1 << _FIVE_BITS, init=_digits(5),
                                                     attrs={"ram_style": "block"})
         outputs = []
@@ -168,6 +166,22 @@ class QuantisedDecoder(wiring.Component):
                 outputs.append(lane.o)
         return Cat(outputs)
 
+    def _codes(self, block):
+        """The codes of a row's groups, `CODE_BITS` each, from where they are and as wide as they are."""
+        long, short = block.head[8 * fixed.GROUPS_AT:], block.head[_HEAD_AT + 8 * fixed.GROUPS_AT:]
+
+        def codes(stored, ternary, by_row):
+            found = []
+            for width in Rate(SETTINGS[1 if ternary else 0], by_row).code_widths:
+                for _ in range(GROUPS // 2):
+                    found += [stored[:width], Const(0, CODE_BITS - width)]
+                    stored = stored[width:]
+            return Cat(found)
+
+        by_row = block.tag.by_row
+        return Mux(block.tag.setting[0], Mux(by_row, codes(short, False, True), codes(short, False, False)),
+                   Mux(by_row, codes(long, True, True), codes(long, True, False)))
+
     def _check(self, m, gatherer, issue, planes):
         """Whether the row, which was fetched alone, ends wrong with the beat that is shown; 1 + `RowChecker.latency`
         clocks later."""
@@ -176,15 +190,19 @@ class QuantisedDecoder(wiring.Component):
         m.submodules.checker = checker = RowChecker(lanes)
         ternary = ~tag.setting[0]
         head = block.head
-        # The check is left out, so that the scale is next to what follows it. (Before a short head all is zero.)
+        # The check is left out, so that what is before it is next to what follows it. Before a short head all is zero.
         low, high = head[:_HEAD_AT], head[_HEAD_AT:]
-        scale_next = Cat(Mux(ternary, high[:8], 0), Mux(ternary, high[8:16], high[:8]))
-        own = Cat(head[:8] & 0, head[:8], low[16:], scale_next, high[16:])
+        at, short_at = (8 * Rate(setting, True).check_at for setting in SETTINGS[1::-1])
+        bits = 8 * fixed.CHECK_BYTES
+        own = Cat(Const(0, bits), low[:at], low[at + bits:],
+                  Mux(ternary, high[:bits], 0), Mux(ternary, high[bits:], high[:short_at]))
+        value = Mux(ternary, low[at:at + bits], high[short_at:])
+        check_plane = Cat(value[8:], value[:8], Const(0, 8 * fixed.PLANE_BYTES - bits))
         halves = [Signal(lanes, name=f"head{n}") for n in range(2)]
-        check = Signal(8)
+        check = Signal.like(checker.check)
         m.d.sync += [half.eq(self._part(gatherer, own.word_select(n, 8 * fixed.PLANE_BYTES), lanes))
                      for n, half in enumerate(halves)]
-        m.d.sync += check.eq(Mux(ternary, head[8:16], head[_HEAD_AT + 8:][:8]))
+        m.d.sync += check.eq(self._part(gatherer, check_plane, lanes))
         m.d.comb += [
             *(checker.planes[n].eq(plane) for n, plane in enumerate([*halves, *planes])),
             checker.check.eq(check),

@@ -124,6 +124,7 @@ class QuantisedEncoder(wiring.Component):
             m.d.sync += [
                 page.dtype.eq(self.lines.payload.dtype),
                 page.setting.eq(self.lines.payload.setting),
+                page.by_row.eq(self.lines.payload.by_row),
                 page.variable.eq(self.lines.payload.codec == Codec.VARIABLE),
             ]
         with m.If(transfer(values.i)):
@@ -155,7 +156,14 @@ class QuantisedEncoder(wiring.Component):
         """A lane takes the factor two clocks after its value."""
         clocks = wait + ScalingLane.latency
         rate = rates.o.payload
-        m.d.comb += [selector.peaks.eq(peaks.o.payload), selector.rate.eq(rate)]
+        beat_of_row = Signal(range(ROW_VALUES // self._lanes))
+        with m.If(issue):
+            m.d.sync += beat_of_row.eq(beat_of_row + 1)
+        m.d.comb += [
+            selector.peaks.eq(peaks.o.payload),
+            selector.rate.eq(rate),
+            selector.half.eq(beat_of_row[-1]),
+        ]
         beat = delay(m, values.o.payload.values, wait)
         rate_after = [rate]
         for _ in range(clocks):

@@ -9,12 +9,14 @@ from speckv_model.constants import PAGE_LINES
 from ..types import Dtype
 from .float16 import EXPONENT_BITS
 
-__all__ = ["FACTOR_BITS", "LANE_BITS", "WORD_BITS", "FRAGMENT_WORDS", "LINE_WORDS", "HEADER_WORDS", "WIDTHS_WORDS",
-           "SLOTS", "DIGIT_AT", "LINE_ADDRESS_BITS", "RowPeak", "RowRate", "Unit", "Fragment", "PageEnd", "value_beat",
-           "peak_beat"]
+__all__ = ["FACTOR_BITS", "CODE_BITS", "LANE_BITS", "WORD_BITS", "FRAGMENT_WORDS", "LINE_WORDS", "HEADER_WORDS",
+           "WIDTHS_WORDS", "SLOTS", "DIGIT_AT", "LINE_ADDRESS_BITS", "RowPeak", "RowRate", "Unit", "Fragment",
+           "PageEnd", "value_beat", "peak_beat"]
 
 FACTOR_BITS = 18
 """Of what mantissas are multiplied by."""
+CODE_BITS = 3
+"""Of a group's code, at most."""
 LANE_BITS = MOST_BITS
 """Of a quantised value, in either format."""
 WORD_BITS = 32
@@ -37,6 +39,7 @@ class RowPeak(data.Struct):
     magnitude: 15
     dtype: Dtype
     setting: 8
+    by_row: 1
     variable: 1
     """The page is to be `variable`, not `fixed`."""
 
@@ -45,6 +48,7 @@ class RowRate(data.Struct):
     """What must be known of a row while it is quantised."""
     variable: 1
     dtype: Dtype
+    by_row: 1
     last: 1
     """It is the page's last row."""
     held: 1
@@ -71,7 +75,7 @@ class Unit(data.Struct):
     signs: UNIT_VALUES
     exceeds: 1
     """A value of a `variable` page needs more than 12 bits."""
-    group_codes: data.ArrayLayout(2, UNIT_VALUES // GROUP_VALUES)
+    group_codes: data.ArrayLayout(CODE_BITS, UNIT_VALUES // GROUP_VALUES)
     rate: RowRate
     last: 1
     """Of the row."""

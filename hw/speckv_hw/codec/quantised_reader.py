@@ -28,6 +28,7 @@ class PieceTag(data.Struct):
     first one, with the signs in the last words, or the next two planes of the cells' numbers."""
     variable: 1
     dtype: Dtype
+    by_row: 1
     setting: 8
     """Of `fixed`, the row's length in units of 8 bytes."""
     width: 4
@@ -64,8 +65,8 @@ class QuantisedReader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        page_layout = data.StructLayout({"variable": 1, "dtype": Dtype, "setting": 8, "single": 1, "skip": 3, "body": 1,
-                                         "widths": WIDTHS})
+        page_layout = data.StructLayout({"variable": 1, "dtype": Dtype, "by_row": 1, "setting": 8, "single": 1,
+                                         "skip": 3, "body": 1, "widths": WIDTHS})
         m.submodules.pages = pages = Fifo(page_layout, 1)
         self._take_lines(m, pages.i)
         self._ask(m, pages.o)
@@ -91,6 +92,7 @@ class QuantisedReader(wiring.Component):
                 m.d.comb += [
                     page.p.variable.eq(is_variable),
                     page.p.dtype.eq(start.dtype),
+                    page.p.by_row.eq(start.by_row),
                     page.p.setting.eq(Mux(is_variable, 0, rate)),
                     page.p.single.eq(start.single & ~is_variable),
                     page.p.skip.eq(Mux(start.single, start.skip, 0)),
@@ -148,6 +150,7 @@ class QuantisedReader(wiring.Component):
             cell_planes.eq(page.setting[1:] - Mux(ternary, 3, 1)),
             tag.variable.eq(page.variable),
             tag.dtype.eq(page.dtype),
+            tag.by_row.eq(page.by_row),
             tag.setting.eq(page.setting),
             tag.width.eq(width),
             tag.cell_planes.eq(cell_planes),

@@ -1,4 +1,4 @@
-"""Check byte of `fixed` rows."""
+"""Check of `fixed` rows that are read alone."""
 
 import functools
 import operator
@@ -8,20 +8,23 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_model.check import crc8
-from speckv_model.codec.fixed import DIGITS_BIT, GROUP_DIGIT_BITS, GROUPS, PLANE_BYTES, PLANES_AT
+from speckv_model.check import crc16
+from speckv_model.codec.fixed import DIGITS_AT, GROUP_DIGIT_BITS, GROUPS, PLANE_BYTES, PLANES_AT, Rate
 from speckv_model.codec.variable import UNIT_VALUES
 from speckv_model.constants import ROW_VALUES
 
+from .crc import CHECK_BITS, power_of_x
 from .pipeline import delay
 from .quantised_payloads import SLOTS, WORD_BITS
 
-__all__ = ["RowCheckMaker", "UNITS", "UNIT_DIGIT_BITS"]
+__all__ = ["RowCheckMaker", "UNITS", "UNIT_DIGIT_BITS", "START_BYTES"]
 
 UNITS = ROW_VALUES // UNIT_VALUES
 UNIT_DIGIT_BITS = GROUP_DIGIT_BITS * GROUPS // UNITS
-_ORDER = 255
-"""The polynomial is primitive: moving a message by so many bits changes nothing."""
+START_BYTES = {ternary: Rate(8 - (not ternary), True).check_at for ternary in (False, True)}
+"""Scale and codes of a row, without and with base-3 digits."""
+_FEWEST = 2
+"""Bit planes of a row, at least."""
 
 
 @functools.cache
@@ -33,8 +36,11 @@ def _masks(places):
     messages = np.zeros((8 * len(places), max(places) + 1), dtype=np.uint8)
     for byte, place in enumerate(places):
         messages[8 * byte + np.arange(8), -1 - place] = 1 << np.arange(8)
-    images = crc8(messages)
-    return [sum(int(image >> bit & 1) << n for n, image in enumerate(images)) for bit in range(8)]
+    return _transposed(crc16(messages))
+
+
+def _transposed(images):
+    return [sum((int(image) >> bit & 1) << n for n, image in enumerate(images)) for bit in range(CHECK_BITS)]
 
 
 def _crc(message, places):
@@ -43,14 +49,8 @@ def _crc(message, places):
 
 @functools.cache
 def _move_masks(places):
-    """As `_masks`, for a CRC that is moved on by `places` bits, which may be negative."""
-    columns = []
-    for bit in range(8):
-        crc = 1 << bit
-        for _ in range(places % _ORDER):
-            crc = crc << 1 ^ (0x11D if crc & 0x80 else 0)
-        columns.append(crc)
-    return [sum((column >> bit & 1) << n for n, column in enumerate(columns)) for bit in range(8)]
+    """As `_masks`, for a CRC that is moved on by `places` bits."""
+    return _transposed([power_of_x(places + bit) for bit in range(CHECK_BITS)])
 
 
 def _move(crc, places):
@@ -58,11 +58,11 @@ def _move(crc, places):
 
 
 class RowCheckMaker(wiring.Component):
-    """CRC-8 of a `fixed` row (``docs/format.md``), a unit of 32 values a clock.
+    """CRC-16 of a `fixed` row that is read alone (``docs/format.md``), a unit of 32 values a clock.
 
-    The CRC is linear, so everything counts as soon as it comes, by its distance from the end of the row or from that
-    of what is before the bit planes; how far these are apart counts at the end. No back-pressure. Nothing here needs a
-    reset.
+    The CRC is linear, so everything counts as soon as it comes, by its distance from the end of the row or, as if the
+    row had two bit planes, of what is before them; how many more there are counts at the end. No back-pressure.
+    Nothing here needs a reset.
 
     Members
     -------
@@ -75,15 +75,16 @@ class RowCheckMaker(wiring.Component):
         How many of them, the top ones, are in this row.
     digits : In(104)
         Base-3 digits of the last two units, 3 clocks after them.
-    start : In(40)
-        Scale and codes of the groups, 3 clocks after the last unit.
-    ternary, slots_after : In
-        4 clocks after the last unit, and the `count` of then.
-    check : Out(8)
-        5 clocks after the last unit, for one clock; zero otherwise.
+    start : In(48)
+        Scale and codes of the groups, and zeros if these are shorter; 3 clocks after the last unit.
+    ternary, by_row, slots_after : In
+        3 clocks after the last unit, and the `count` of then.
+    check : Out(32)
+        6 clocks after the last unit, for one clock, and zero otherwise and if not `by_row`: in the lower half if the
+        row has base-3 digits, else in the upper one.
     """
 
-    latency = 5
+    latency = 6
 
     valid: In(1)
     last: In(1)
@@ -91,10 +92,11 @@ class RowCheckMaker(wiring.Component):
     slots: In(data.ArrayLayout(WORD_BITS, SLOTS))
     count: In(3)
     digits: In(2 * UNIT_DIGIT_BITS)
-    start: In(8 + 2 * GROUPS)
+    start: In(8 * START_BYTES[False])
     ternary: In(1)
+    by_row: In(1)
     slots_after: In(3)
-    check: Out(8)
+    check: Out(2 * CHECK_BITS)
 
     def elaborate(self, platform):
         m = Module()
@@ -104,14 +106,15 @@ class RowCheckMaker(wiring.Component):
         parts = []
         for n in range(SLOTS):
             crc = _crc(self.slots[n], [PLANE_BYTES * (SLOTS - 1 - n) + place for place in word_places])
-            part = Signal(8, name=f"part{n}")
+            part = Signal(CHECK_BITS, name=f"part{n}")
             m.d.sync += part.eq(Mux(self.count >= SLOTS - n, crc, 0))
             parts.append(part)
-        sign_part = delay(m, _crc(self.signs, word_places), 1)
+        before = PLANE_BYTES * _FEWEST
+        sign_part = delay(m, _crc(self.signs, [before + place for place in word_places]), 1)
         valid = [self.valid, *(delay(m, self.valid, clocks) for clocks in range(1, 4))]
 
         # 2: with those before
-        planes, signs = Signal(8), Signal(8)
+        planes, signs = Signal(CHECK_BITS), Signal(CHECK_BITS)
         first, last1 = Signal(init=1), delay(m, self.last, 1)
         with m.If(valid[1]):
             m.d.sync += [
@@ -120,27 +123,39 @@ class RowCheckMaker(wiring.Component):
                 first.eq(last1),
             ]
 
-        # 4: digits, two units at once; what is before them
-        before = PLANES_AT[True] - 1
-        digit_bits = range(DIGITS_BIT, DIGITS_BIT + UNITS * UNIT_DIGIT_BITS)
-        pair = _crc(self.digits, [before - bit // 8 for bit in digit_bits[-2 * UNIT_DIGIT_BITS::8]])
-        digits = Signal(8)
+        # 4: digits, two units at once; what is before them, or before the signs
+        digit_bytes = PLANES_AT[True] - DIGITS_AT
+        pair_places = [before + place for place in reversed(range(2 * UNIT_DIGIT_BITS // 8))]
+        pair = _crc(self.digits, pair_places)
+        digits = Signal(CHECK_BITS)
         second, done = Signal(2), delay(m, self.last, 3)
         with m.If(valid[3]):
             m.d.sync += second.eq(Mux(done, 0, second + 1))
             with m.If(second[0]):
                 m.d.sync += digits.eq(pair ^ Mux(second[1], _move(digits, 2 * UNIT_DIGIT_BITS), 0))
-        # The check byte does not count, so the byte before it is as far from the end as that one is.
-        start = delay(m, _crc(self.start, [before - 1 - byte for byte in range(len(self.start) // 8)]), 1)
+        starts = {}
+        for ternary, behind in ((False, PLANE_BYTES), (True, digit_bytes)):
+            places = [before + behind + place for place in reversed(range(START_BYTES[ternary]))]
+            starts[ternary] = _crc(self.start[:8 * START_BYTES[ternary]], places)
+        start = Signal(CHECK_BITS)
+        m.d.sync += start.eq(Mux(self.ternary, starts[True], starts[False] ^ delay(m, signs, 1)))
 
-        # 5: all
-        heads = [Signal(8, name=f"head{n}") for n in range(4)]
-        m.d.comb += heads[0].eq(Mux(
-            self.ternary, start ^ digits,
-            _move(start, 8 * (PLANES_AT[False] + PLANE_BYTES - PLANES_AT[True])) ^ delay(m, signs, 2)))
-        for bit, (near, far) in enumerate(zip(heads, heads[1:])):
-            m.d.comb += far.eq(Mux(self.slots_after[bit], _move(near, 8 * PLANE_BYTES << bit), near))
-        m.d.sync += self.check.eq(Mux(delay(m, self.valid & self.last, 4), heads[-1] ^ delay(m, planes, 2), 0))
+        # 5: all before the planes, with one more of them or not
+        more = (self.slots_after - _FEWEST)[:3]
+        head = start ^ Mux(delay(m, self.ternary, 1), digits, 0)
+        head5 = Signal(CHECK_BITS)
+        m.d.sync += head5.eq(Mux(delay(m, more[0], 1), _move(head, 8 * PLANE_BYTES), head))
+
+        # 6: with two or four more, and the planes
+        two, four = (delay(m, bit, 2) for bit in more[1:])
+        moved = Mux(four, _move(head5, 8 * PLANE_BYTES * 4), Mux(two, _move(head5, 8 * PLANE_BYTES * 2), head5))
+        whole = moved ^ delay(m, planes, 3)
+        due = delay(m, delay(m, self.valid & self.last, 3) & self.by_row, 2)
+        ternary = delay(m, self.ternary, 2)
+        m.d.sync += [
+            self.check[:CHECK_BITS].eq(Mux(due & ternary, whole, 0)),
+            self.check[CHECK_BITS:].eq(Mux(due & ~ternary, whole, 0)),
+        ]
         return m
 
 

@@ -64,6 +64,7 @@ class RowScaler(wiring.Component):
             self.o.valid.eq(valid),
             rate.variable.eq(known.variable),
             rate.dtype.eq(known.dtype),
+            rate.by_row.eq(known.by_row),
             rate.last.eq(row == PAGE_ROWS - 1),
             rate.field.eq(field),
             rate.ternary.eq(~known.setting[0]),
@@ -82,7 +83,7 @@ class RowScaler(wiring.Component):
                 rate.held.eq(none | (above < _EXPONENTS)),
                 rate.code.eq(Mux(none, 0, Cat(fine, above[:5]) + 1)),
                 rate.fine.eq(fine),
-                rate.base.eq(field + 3),
+                rate.base.eq(field + 2),
             ]
         with m.If(valid):
             m.d.sync += row.eq(row + 1)

@@ -3,7 +3,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_model.codec import fixed, variable
-from speckv_model.codec.fixed import FRACTIONS, GROUP_VALUES, SETTINGS, Rate
+from speckv_model.codec.fixed import CODES, GROUP_VALUES, SETTINGS, Rate
 from speckv_model.codec.float16 import bias
 from speckv_model.constants import Dtype as ModelDtype
 
@@ -14,18 +14,37 @@ from .quantised_lane import EXPONENT_WIDTH, FACTOR_WIDTH, FINER, STEP_WIDTH, Lan
 from .quantised_reader import PieceTag
 from .rom import rom
 
-__all__ = ["StepScale"]
+__all__ = ["StepScale", "CODE_BITS"]
+
+CODE_BITS = 3
+"""Of a group's code, at most."""
 
 NARROW_STEP = STEP_WIDTH - FINER
 DOWN_WIDTH = 3
 
 
-def _scaled_steps(group_code):
+# Of the product's top bit where factor and step are on top
+_TOP = FACTOR_WIDTH + NARROW_STEP - 1
+_OF_STEP = _TOP - FACTOR_WIDTH - (NARROW_STEP - 4) - 3 + variable.LOWEST_EXPONENT
+_OF_CELL = _TOP + 1 - fixed.STEP_BITS - fixed.PLACE_BITS + fixed.LOWEST_EXPONENT
+_MOST_PLANES = {ternary: max(rate.planes - 1 for rate in map(Rate, SETTINGS) if rate.ternary == ternary)
+                for ternary in (False, True)}
+"""Planes of the cells' numbers."""
+
+
+def _scaled_steps(group_code, width=CODE_BITS, lowest=False):
     """Steps of a group code by the scale code's low bits and whether rows are ternary, with their leading one up, and
-    by how much less than the largest one they are up."""
-    steps = [int(fixed.steps(bool(ternary))[j, group_code]) for ternary in range(2) for j in range(8)]
-    down = [NARROW_STEP + 1 - step.bit_length() for step in steps]
-    return [(step << places) >> 1 for step, places in zip(steps, down)], down
+    by how much less than the largest one they are up. Codes of ternary rows have `width` bits. Of FP16 with the
+    `lowest` exponent and most planes, steps are not so far up that their exponent would be below zero."""
+    steps, down = [], []
+    for ternary in (False, True):
+        most = _OF_CELL - _MOST_PLANES[ternary] + bias(ModelDtype.FP16) - 1 if lowest else NARROW_STEP
+        index = CODES[ternary, width if ternary else CODE_BITS][group_code]
+        for step in fixed.steps(ternary)[:, index].tolist():
+            places = min(NARROW_STEP + 1 - step.bit_length(), most)
+            steps.append(step << places >> 1)
+            down.append(places)
+    return steps, down
 
 
 class StepScale(wiring.Component):
@@ -43,8 +62,10 @@ class StepScale(wiring.Component):
     tag : In(PieceTag)
     scale : In(8)
         The row's scale code.
-    codes : In(ArrayLayout(2, lanes / 8))
+    codes : In(ArrayLayout(3, lanes / 8))
         Of the row's groups.
+    second_half : In
+        These are of the second half of the row.
     shared : Out(LaneShared)
         1 clock later.
     full_scale : Out(lanes / 8)
@@ -58,7 +79,8 @@ class StepScale(wiring.Component):
         super().__init__({
             "tag": In(PieceTag),
             "scale": In(8),
-            "codes": In(data.ArrayLayout(2, groups)),
+            "codes": In(data.ArrayLayout(CODE_BITS, groups)),
+            "second_half": In(1),
             "shared": Out(LaneShared),
             "full_scale": Out(groups),
             "exponents": Out(data.ArrayLayout(EXPONENT_WIDTH, groups)),
@@ -76,17 +98,18 @@ class StepScale(wiring.Component):
         # 1: what lanes share; exponents before the step's own, steps of each code
         self._share(m, code[:3], zero)
         by_dtype = [bias(dtype) - 1 for dtype in (ModelDtype.FP16, ModelDtype.BF16)]
-        # Of the product's top bit where factor and step are on top
-        top = FACTOR_WIDTH + NARROW_STEP - 1
-        of_step = top - FACTOR_WIDTH - (NARROW_STEP - 4) - 3 + variable.LOWEST_EXPONENT
-        of_cell = top + 1 - fixed.STEP_BITS - fixed.PLACE_BITS + fixed.LOWEST_EXPONENT
         exponent1 = Signal(signed(EXPONENT_WIDTH + 1))
         low1 = Signal(3)
         codes1 = Signal.like(self.codes)
         steps1, down1 = [], []
-        for group_code in range(FRACTIONS):
-            steps, down = _scaled_steps(group_code)
-            index = Cat(code[:3], ternary)
+        lowest = (self.scale <= 8) & ~bf16 & (tag.cell_planes == Mux(ternary, _MOST_PLANES[True], _MOST_PLANES[False]))
+        # Where a code means another fraction if it has fewer bits
+        narrow = {1: (1, tag.by_row & self.second_half), 3: (2, tag.by_row | self.second_half)}
+        for group_code in range(1 << CODE_BITS):
+            width, flag = narrow.get(group_code, (CODE_BITS, lowest))
+            steps, down = (usual + other for usual, other in zip(
+                _scaled_steps(group_code), _scaled_steps(group_code, width, flag is lowest)))
+            index = Cat(code[:3], ternary, flag)
             step = Signal(NARROW_STEP, name=f"step1_{group_code}", reset_less=True)
             places = Signal(DOWN_WIDTH, name=f"down1_{group_code}", reset_less=True)
             m.d.sync += [step.eq(Mux(zero | tag.variable, 0, rom(steps, index))),
@@ -95,7 +118,7 @@ class StepScale(wiring.Component):
             down1.append(places)
         m.d.sync += [
             exponent1.eq(Mux(tag.variable, tag.setting[3:], code[3:])
-                         + Mux(tag.variable, tag.width + of_step, of_cell - tag.cell_planes)
+                         + Mux(tag.variable, tag.width + _OF_STEP, _OF_CELL - tag.cell_planes)
                          + Mux(bf16, by_dtype[1], by_dtype[0])),
             low1.eq(tag.setting[:3]),
             codes1.eq(Mux(tag.variable, 0, self.codes)),

@@ -31,8 +31,8 @@ class WordPacker(wiring.Component):
     Members
     -------
     i : In(stream(Fragment), always ready)
-    check : In(8)
-        Of a row, with its head: goes to byte 1 of the fragment; zero otherwise.
+    check : In(32)
+        Of a row, with its head: goes to word 1 of the fragment; zero otherwise.
     line : Out(8)
         Address of the line that is being filled.
     done : Out(8)
@@ -46,7 +46,7 @@ class WordPacker(wiring.Component):
     """
 
     i: In(stream.Signature(Fragment, always_ready=True))
-    check: In(8)
+    check: In(WORD_BITS)
     line: Out(LINE_ADDRESS_BITS)
     done: Out(LINE_ADDRESS_BITS)
     ends: Out(stream.Signature(PageEnd))
@@ -58,7 +58,7 @@ class WordPacker(wiring.Component):
         m = Module()
         fragment = self.i.payload
         words = [fragment.data.word_select(n, WORD_BITS) for n in range(FRAGMENT_WORDS)]
-        words[0] = words[0] | (self.check << 8)
+        words[1] = words[1] | self.check
 
         base, at_line = self._follow(m)
         turn = (base + fragment.turn)[:_PLACE_BITS]

@@ -256,6 +256,7 @@ class Fetcher(wiring.Component):
             verdicts.p.right.eq(checksum.crc == page.crc),
             starts.i.p.codec.eq(page.codec),
             starts.i.p.dtype.eq(page.stream.dtype),
+            starts.i.p.by_row.eq(page.stream.by_row),
             starts.i.p.lines.eq(page.lines),
             starts.i.p.single.eq(page.single),
             starts.i.p.rate.eq(page.rate),

@@ -17,8 +17,8 @@ __all__ = ["SealFeeder"]
 class SealFeeder(wiring.Component):
     """Starts the encoder for each page that becomes SEALED, and has its lines read; other pages pass by. In order.
 
-    A page that is encoded otherwise than the one before, by codec, setting or dtype, waits until the encoder is empty:
-    lines that leave it `ahead` are told apart only within one codec.
+    A page that is encoded otherwise than the one before, by codec, setting, dtype or `by_row`, waits until the encoder
+    is empty: lines that leave it `ahead` are told apart only within one codec.
 
     At most `PAGES` pages, of either kind, are between here and their end. With that every line that is read for the
     encoder finds room, whatever is held up behind it, and the storer's turn to read comes.
@@ -61,6 +61,7 @@ class SealFeeder(wiring.Component):
             self.start.p.codec.eq(page.encoding.codec),
             self.start.p.setting.eq(page.encoding.setting),
             self.start.p.dtype.eq(page.dtype),
+            self.start.p.by_row.eq(page.by_row),
             self.fed.payload.eq(self.page.payload),
             self.page.ready.eq(transfer(self.fed)),
         ]

@@ -30,6 +30,7 @@ class SealPage(data.Struct):
     encoding: Encoding
     """How it is encoded, where it becomes SEALED."""
     dtype: Dtype
+    by_row: 1
     base: 1
     written: 64
     poison: 64
@@ -81,6 +82,7 @@ class SealLookup(wiring.Component):
                     needs_encoding.eq(job.kind == SealKind.SEAL),
                     page.eq(0),
                     page.dtype.eq(job.stream.dtype),
+                    page.by_row.eq(job.stream.by_row),
                     page.base.eq(job.base),
                     page.written.eq(job.written),
                     page.poison.eq(job.poison),

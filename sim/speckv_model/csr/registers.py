@@ -202,7 +202,8 @@ COMMAND_WORDS = RegisterMap(
                   Field("ld_id", 40, 4, "CREATE: the owner."),
                   Field("setting", 48, 8, "CREATE, LOAD_DESCRIPTOR: what the codec is told."),
                   Field("per_stream", 56, 1, "CREATE: each stream has its codec and setting from its descriptor."),
-                  Field("by_row", 57, 1, "CREATE: a read that misses fetches its row alone, where the codec lets it.")),
+                  Field("by_row", 57, 1, "CREATE: a read that misses fetches its row alone, where the codec lets it: "
+                        "`fixed`, whose rows have a check then.")),
     _command_word(4, Field("descriptor_base", 0, 16, "CREATE: number of the first stream's descriptor."),
                   Field("descriptor", 16, 16, "LOAD_DESCRIPTOR: number of the first descriptor.")),
 )

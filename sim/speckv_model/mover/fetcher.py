@@ -25,8 +25,8 @@ class Fetcher:
     the next fetch. Where DRAM answers with an error the lines concerned are poison in the cache only: one by one for
     `raw` and OPEN pages, all for other codecs and where the header of an OPEN page is lost.
 
-    A row of a page that is stored as `fixed` can be fetched alone. It has a check of its own; a row that fails it, and
-    one of which a line was answered with an error, is poison.
+    Where the stream says so, a row of a page that is stored as `fixed` can be fetched alone. It then has a check of its
+    own; a row that fails it, and one of which a line was answered with an error, is poison.
 
     What was decoded lately is kept, found by the stored bytes themselves: that only saves time.
 
@@ -81,7 +81,7 @@ class Fetcher:
 
     def _sealed_page(self, page, stream, entry, stored, failed):
         if not failed.any():
-            data = self._decode(entry.codec, stream.dtype, stored)
+            data = self._decode(entry.codec, stream, stored)
             if data is None:
                 return self._corrupt(page, ErrorKind.PAGE_CORRUPT)
             return self._done(PageState.SEALED, data=data, lines=PAGE_LINES)
@@ -90,7 +90,7 @@ class Fetcher:
         return self._done(PageState.SEALED, poison=ALL_LINES, lines=PAGE_LINES)
 
     def _row(self, page, stream, entry, row):
-        rate = fixed.rate_of(entry.lines)
+        rate = fixed.rate_of(entry.lines, stream.by_row)
         start = row * rate.row_bytes
         first, end = start // LINE_BYTES, -(-(start + rate.row_bytes) // LINE_BYTES)
         stored, failed = self._dram.read_lines(self._config.sector_line(entry.place) + first, end - first)
@@ -99,20 +99,21 @@ class Fetcher:
         poison, data = NO_LINES.copy(), np.zeros_like(ZERO_PAGE)
         here = slice(row * ROW_LINES, (row + 1) * ROW_LINES)
         data[here] = fixed.decode_rows(body, rate, stream.dtype).astype("<u2").view(np.uint8).reshape(-1, LINE_BYTES)
-        poison[here] = failed.any() or fixed.row_check(body) != body[fixed.CHECK_AT]
+        check = body[rate.check_at:rate.check_at + fixed.CHECK_BYTES]
+        poison[here] = failed.any() or (fixed.row_check(body, rate) != check).any()
         if poison.any():
             kind = ErrorKind.MEMORY_READ if failed.any() else ErrorKind.PAGE_CORRUPT
             self._errors.record(kind, page << PAGE_BITS)
         return self._done(PageState.SEALED, poison=poison, data=data, lines=ROW_LINES, rows=ROWS == row)
 
-    def _decode(self, codec, dtype, stored):
+    def _decode(self, codec, stream, stored):
         """The page as lines, or None where `stored` is not an encoded page."""
         stored = stored.tobytes()
-        key = codec, dtype, stored
+        key = codec, stream.dtype, stream.by_row, stored
         data = self._decoded.pop(key, None)
         if data is None:
             try:
-                data = decode(codec, dtype, np.frombuffer(stored, np.uint8))
+                data = decode(codec, stream.dtype, np.frombuffer(stored, np.uint8), stream.by_row)
             except ValueError:
                 return None
             data = data.reshape(PAGE_LINES, LINE_BYTES)

@@ -20,7 +20,7 @@ class StreamInfo(NamedTuple):
     codec: Codec
     dtype: Dtype
     by_row: bool = False
-    """A read that misses fetches the row alone, where the codec lets it."""
+    """A read that misses fetches the row alone, where the codec lets it; stored rows have a check for it."""
 
 
 class FetchDone(NamedTuple):

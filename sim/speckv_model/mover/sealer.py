@@ -59,7 +59,7 @@ class Sealer:
         if poison.any():
             return self._lose(page, stream)
         codec, setting = self._descriptors.encoding(page, stream)
-        stored = encode(codec, stream.dtype, data.ravel(), setting)
+        stored = encode(codec, stream.dtype, data.ravel(), setting, stream.by_row)
         if stored is None:
             codec, stored = Codec.RAW, data.ravel()
         stored = stored.reshape(-1, LINE_BYTES)

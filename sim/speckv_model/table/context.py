@@ -29,7 +29,7 @@ class ContextRecord:
     descriptor_base : int
         Number of the first stream's descriptor.
     by_row : bool
-        A read that misses fetches the row alone, where the codec lets it.
+        A read that misses fetches the row alone, where the codec lets it; stored rows have a check for it.
     """
 
     ld_id: int = 0
