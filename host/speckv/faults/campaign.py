@@ -25,17 +25,17 @@ BYSTANDERS = 8
 """Pages read together with one that is not answered."""
 SHOWN = 20
 """Findings that are described one by one."""
-OUTCOMES = ("injected", "detected", "stale", "harmless", "silent_wrong")
+OUTCOMES = ("injected", "detected", "harmless", "silent_wrong")
 
 
 class Campaign:
     """Injects faults into what the device `tested` stores, and judges what it then reads.
 
-    A fault is `detected` where a line that it concerns is poison or (faults of writes) an error was recorded; `stale`
-    where an error was recorded, but lines read as they were before writes that had been taken; `silent_wrong` where a
-    line is neither poison nor right; else `harmless`: nobody read the bytes, or it had not come to a write. `twin` is
-    an emulated device without faults. After each batch the faults are mended, and all must be as before; what poison
-    stays lies in pages that the device itself had to rewrite, and ends with FREE.
+    A fault is `detected` where a line that it concerns is poison or (faults of writes) an error was recorded;
+    `silent_wrong` where a line is neither poison nor right, old content of lines whose writes were taken included; else
+    `harmless`: nobody read the bytes, or it had not come to a write. `twin` is an emulated device without faults. After
+    each batch the faults are mended, and all must be as before; what poison stays lies in pages that the device itself
+    had to rewrite, and ends with FREE.
     """
 
     def __init__(self, tested, twin, seed):
@@ -50,7 +50,7 @@ class Campaign:
         self.unrecorded = 0
         """Batches with fewer error records than pages with poison."""
         self.resets = 0
-        """The device was reset to get room back that entries took which could not be written."""
+        """The device was reset to get room back that unreadable entries had."""
         self.described = []
         self._fill_store()
 
@@ -191,16 +191,14 @@ class Campaign:
         later, later_poison = store.read([page])
         errors += store.take_errors()
         self.error_records += errors
-        outcome, wrong = "detected" if errors else "harmless", 0
+        wrong = 0
         for found, lost in ((data[page], poison[page]), (later[page], later_poison[page])):
             wrong_now = (found != store.expected[page]).any(axis=-1) & ~lost
-            if errors:
-                # With a record for each write they were refused. With fewer they were taken, and lost later.
-                old = wrong_now & (found == before).all(axis=-1)
-                outcome = "stale" if old.any() and errors < len(lines) else outcome
-                wrong_now &= ~old
+            if errors >= len(lines):
+                # Each write was refused, with a record of its own.
+                wrong_now &= (found != before).any(axis=-1)
             wrong += wrong_now.sum()
-        self._count(fault, outcome, wrong)
+        self._count(fault, "detected" if errors else "harmless", wrong)
         store.fill([page])
         store.forget([page])
         data, poison = store.read([page])

@@ -44,9 +44,9 @@ class Opener(wiring.Component):
     OPEN takes 33 sectors, hands the entry to the page table and answers; what the page held is given back when DRAM has
     the entry, up to `UNFINISHED` pages after it are opened meanwhile. Without room an EMPTY page becomes POISONED, any
     other stays as it is, and the answer says `refused`. FREE and POISON write the entry first, give back what the page
-    held, and then answer. Where the old entry cannot be read (ENTRY_CORRUPT,
-    MEMORY_READ) or the new one not be written (MEMORY_WRITE) that is logged, and the sectors concerned stay lost until
-    the device is reset; a page that was to be opened is POISONED then, at once or when the sealer finds no entry.
+    held, and then answer. Where the old entry cannot be read (ENTRY_CORRUPT, MEMORY_READ) or the page table loses the
+    new one (MEMORY_WRITE) that is logged, and the sectors concerned stay lost until the device is reset; a page that
+    was to be opened is POISONED then, at once or when the sealer finds no entry.
 
     Members
     -------

@@ -56,8 +56,9 @@ class SealFinisher(wiring.Component):
     """Waits until DRAM has the lines, writes the entry, waits for it too, gives sectors back, and answers, in order.
 
     While DRAM takes the entry of a page, those of up to `UPDATED` pages after it are written. A page whose lines DRAM
-    refused becomes POISONED and gives back all that it held. Where the entry cannot be written nothing is given back,
-    since it is not known what DRAM holds. Both are logged as MEMORY_WRITE.
+    refused becomes POISONED and gives back all that it held. Where the page table loses the entry (DRAM refuses it, and
+    it cannot be kept either) nothing is given back, since it is not known what DRAM holds. Both are logged as
+    MEMORY_WRITE.
 
     Members
     -------

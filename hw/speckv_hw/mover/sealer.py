@@ -64,8 +64,8 @@ class Sealer(wiring.Component):
     each other at 65 clocks (with 32 lanes), whatever the latency of DRAM is.
 
     A page with a poisoned line that is sealed becomes POISONED; so does one whose write DRAM refuses (logged as
-    MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ). Where DRAM refuses the entry, the sectors
-    of both places stay lost until the device is reset.
+    MEMORY_WRITE) or whose entry cannot be read (ENTRY_CORRUPT, MEMORY_READ). Where the page table loses the
+    entry, the sectors of both places stay lost until the device is reset.
 
     Members
     -------
