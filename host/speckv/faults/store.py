@@ -59,7 +59,7 @@ class Store:
 
     @property
     def is_short_of_room(self):
-        """Whether the pool can hardly open all pages: what failing entries name stays taken until a reset."""
+        """Whether the pool can hardly open all pages: what unreadable entries name stays taken until a reset."""
         return self.tested.stats().pool_free_sectors < self.tested.config.pool_sectors // 4
 
     def form(self, page):
