@@ -88,7 +88,9 @@ class QuantisedDecoder(wiring.Component):
         m.submodules.ahead0 = ahead0 = Register(chunk(LINE_BITS))
         m.submodules.ahead1 = ahead1 = Register(chunk(LINE_BITS))
         chain(m, reader.body, ahead0, ahead1, unpacker.i)
-        chain(m, reader.requests, unpacker.requests)
+        # From a request to the registers of lines it is far enough without what makes the request.
+        m.submodules.requests = requests = Register(WordUnpacker.request_layout(PieceTag))
+        chain(m, reader.requests, requests, unpacker.requests)
         chain(m, unpacker.o, gatherer.pieces)
 
         beat = 16 * lanes
