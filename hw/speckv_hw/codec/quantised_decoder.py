@@ -13,10 +13,11 @@ from .choose import choose
 from .payloads import chunk
 from .pipeline import delay
 from .quantised_lane import CELL_PLANES, QuantisedLane
+from .quantised_payloads import CODE_BITS
 from .quantised_reader import HEAD_WORDS, PIECE_WORDS, PieceTag, QuantisedReader
 from .rom import rom
 from .row_checker import RowChecker
-from .step_scale import CODE_BITS, StepScale
+from .step_scale import StepScale
 from .widen import Widen
 from .word_unpacker import WORD_BITS, WordUnpacker
 

@@ -11,18 +11,14 @@ from .choose import choose
 from .float16 import is_bf16
 from .pipeline import delay
 from .quantised_lane import EXPONENT_WIDTH, FACTOR_WIDTH, FINER, STEP_WIDTH, LaneShared
+from .quantised_payloads import CODE_BITS
 from .quantised_reader import PieceTag
 from .rom import rom
 
-__all__ = ["StepScale", "CODE_BITS"]
-
-CODE_BITS = 3
-"""Of a group's code, at most."""
+__all__ = ["StepScale"]
 
 NARROW_STEP = STEP_WIDTH - FINER
 DOWN_WIDTH = 3
-
-
 # Of the product's top bit where factor and step are on top
 _TOP = FACTOR_WIDTH + NARROW_STEP - 1
 _OF_STEP = _TOP - FACTOR_WIDTH - (NARROW_STEP - 4) - 3 + variable.LOWEST_EXPONENT

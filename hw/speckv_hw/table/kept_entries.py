@@ -24,6 +24,7 @@ from speckv_model.table.page_table import KEPT
 __all__ = ["JobDone", "KeptEntries", "Walk", "WalkData"]
 
 RETRY_CLOCKS = 1024
+"""From one attempt to write an entry again to the next."""
 READS = 8
 """Lines that are read from DRAM at once."""
 
@@ -60,11 +61,18 @@ class _Slot(data.Struct):
 class KeptEntries(wiring.Component):
     """Keeps up to `slots` entries that DRAM would not take, answers walks from them, and tries to write them again.
 
-    Stands between the walkers and DRAM. An entry is kept until a write of its place
-    succeeds, or a CLEAR of it was tried; each that begins to be
-    kept is logged as MEMORY_WRITE. Slots are looked through one a clock, by one search at a time, and only where there
-    are any: else a job's end passes at once and a walk in `latency` clocks. Where there is no slot for an entry that
-    was refused, what DRAM holds can be trusted no more, and every walk ends as an error until the next reset.
+    Stands between the walkers and DRAM. An entry is kept until a write of its place succeeds, or a CLEAR of it was
+    tried; each that begins to be kept is logged as MEMORY_WRITE. Slots are looked through one a clock, by one search at
+    a time, and only where there are any: else a job's end passes at once and a walk in `latency` clocks. Where there is
+    no slot for an entry that was refused, what DRAM holds can be trusted no more, and every walk ends as an error until
+    the next reset, which empties all slots.
+
+    Parameters
+    ----------
+    slots : int
+        Power of two.
+    retry_clocks : int
+        Power of two: from one attempt to write an entry to the next.
 
     Members
     -------
@@ -82,13 +90,6 @@ class KeptEntries(wiring.Component):
     retry : Out(stream(WriteJob))
     retried : In(stream(JobDone))
     error : Out(stream(ErrorRecord))
-
-    Parameters
-    ----------
-    slots : int
-        Power of two.
-    retry_clocks : int
-        Power of two: from one attempt to write an entry to the next.
     """
 
     latency = 1
