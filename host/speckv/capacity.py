@@ -13,8 +13,8 @@ def capacity_ratio(config, sectors, streams):
     """Bytes of K and V for each byte of device DRAM that holding them takes.
 
     Pages are placed as the device places them: the last page of each stream is OPEN and has its reservation, a page
-    that is sealed gets a place of its own before that is given back. Free sectors that no page can be opened in any
-    more count as taken, and so does a page table entry for each page.
+    that is sealed gets a place of its own before that is given back. Free sectors that are in no run for another OPEN
+    page count as taken, all of the pool does once it had no room for one, and so does a page table entry for each page.
 
     Parameters
     ----------
@@ -27,10 +27,11 @@ def capacity_ratio(config, sectors, streams):
     """
     pool = PoolAllocator(config)
     opened = [pool.allocate(OPEN_SECTORS) for _ in range(min(streams, len(sectors)))]
-    sealed = 0
+    sealed, lost = 0, None
     for taken in map(int, sectors):
         reserved = opened[sealed % streams]
         if reserved is None:
+            lost = pool.free_sectors
             break
         if pool.allocate(taken) is not None:
             pool.free(reserved, OPEN_SECTORS)
@@ -42,5 +43,7 @@ def capacity_ratio(config, sectors, streams):
     for reserved in opened:
         if reserved is not None:
             pool.free(reserved, OPEN_SECTORS)
-    taken = config.pool_sectors - pool.free_sectors + pool.unusable_sectors()
+    if lost is None:
+        lost = pool.unusable_sectors()
+    taken = config.pool_sectors - pool.free_sectors + lost
     return sealed * PAGE_BYTES / (taken * SECTOR_BYTES + sealed * ENTRY_BYTES)

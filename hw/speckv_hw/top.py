@@ -25,7 +25,7 @@ from speckv_hw.table.descriptor_table import DescriptorTable
 from speckv_hw.table.page_table import PageTable
 from speckv_hw.table.share import Share
 from speckv_hw.table.walker import POSTED
-from speckv_hw.types import AllocateResponse, FreeRequest, TableRequest, TableResponse
+from speckv_hw.types import AllocateRequest, AllocateResponse, FreeRequest, TableRequest, TableResponse
 
 __all__ = ["Device"]
 
@@ -157,7 +157,7 @@ class Device(wiring.Component):
             chain(m, getattr(self._table, f"response{number}"), response)
 
         pool = self._pool
-        m.submodules.allocations = allocations = Share(6, AllocateResponse, clients=2, outstanding=2)
+        m.submodules.allocations = allocations = Share(AllocateRequest, AllocateResponse, clients=2, outstanding=2)
         m.submodules.frees = frees = Arbiter(FreeRequest, 2)
         for number, client in enumerate((opener, sealer)):
             chain(m, client.allocate, getattr(allocations, f"request{number}"))

@@ -266,6 +266,13 @@ class TableResponse(data.Struct):
     fault: TableFault
 
 
+class AllocateRequest(data.Struct):
+    sectors: 6
+    """Contiguous sectors that are wanted."""
+    context: CONTEXT_WIDTH
+    """Whose page it is."""
+
+
 class AllocateResponse(data.Struct):
     ok: 1
     sector: SECTOR_WIDTH

@@ -7,12 +7,12 @@ import cocotb
 from bench import Bench, Packing
 from runner import SEED, parameters
 
-from speckv_hw.types import AllocateResponse, FreeRequest
+from speckv_hw.types import AllocateRequest, AllocateResponse, FreeRequest
 from speckv_model.config import DeviceConfig
 from speckv_model.constants import OPEN_SECTORS
 from speckv_model.pool.pool_allocator import PoolAllocator
 
-ANSWER, FREE = Packing(AllocateResponse), Packing(FreeRequest)
+REQUEST, ANSWER, FREE = Packing(AllocateRequest), Packing(AllocateResponse), Packing(FreeRequest)
 OPERATIONS = 2500
 SUPERBLOCK = 256
 """Sectors; no run goes across their boundaries."""
@@ -56,11 +56,13 @@ class PoolLife:
         if self.ending or not self._wants_more():
             return None
         sizes = [0, 1, 8, 9, 16, 17, OPEN_SECTORS, OPEN_SECTORS, self._rng.randrange(64)]
-        return self._rng.choice(sizes)
+        return REQUEST.pack(sectors=self._rng.choice(sizes), context=self._rng.randrange(8))
 
-    def _allocated(self, sectors):
+    def _allocated(self, payload):
         self.operations += 1
-        sector = self.model.allocate(sectors) if 1 <= sectors <= OPEN_SECTORS else None
+        request = REQUEST.unpack(payload)
+        sectors = request["sectors"]
+        sector = self.model.allocate(sectors, request["context"]) if 1 <= sectors <= OPEN_SECTORS else None
         self.refused += sector is None
         self.fewest_free = min(self.fewest_free, self.model.free_sectors)
         self._expected.append((sector, sectors))

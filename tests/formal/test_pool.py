@@ -14,7 +14,7 @@ from speckv_hw.pool.run_finder import MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
 from speckv_hw.stream import transfer
 
-POOL = SimpleNamespace(sector_bits=9, pool_sectors=512)
+POOL = SimpleNamespace(sector_bits=9, pool_sectors=512, contexts=2)
 """What the allocator takes from a configuration: two superblocks."""
 
 
@@ -114,7 +114,7 @@ def with_parts(parts, verdict, *arguments, **options):
         return verdict(*arguments, **options)
 
 
-CLOCKS = 22
+CLOCKS = 26
 """Two allocations, or one and a free."""
 WATCHED = 37
 """No sector is special; this one is in the first superblock, past the longest run."""

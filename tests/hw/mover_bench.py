@@ -97,7 +97,7 @@ class Surroundings:
         while True:
             wanted, = await self.take(ctx, dut.allocate)
             await self.pause(ctx)
-            sector = None if number in self.no_room else self.pool.allocate(wanted)
+            sector = None if number in self.no_room else self.pool.allocate(wanted.sectors, wanted.context)
             number += 1
             await self.give(ctx, dut.allocated, [AllocateResponse.const({
                 "ok": sector is not None, "sector": sector or 0})])

@@ -72,8 +72,8 @@ def run(config=None, size=None, reports=None, console=None, dtype="bfloat16", se
         for mix, life in lives.items():
             pools[mix] = life.result()
             progress.advance(bar)
-    report |= {"pool_loss_pct": pools["mixed"]["worst_pct"], "pool_loss_mean_pct": pools["mixed"]["mean_pct"],
-               "pools": pools}
+    report |= {"pool_loss_pct": max(life["worst_pct"] for life in pools.values()),
+               "pool_loss_mean_pct": pools["mixed"]["mean_pct"], "pools": pools}
     report = {
         "bars": memory_report.judge(report), **report,
         "parameters": {

@@ -54,7 +54,7 @@ class Size:
     singles: int = 1024
     hits: int = 8192
     alone: int = 16
-    pool_pages: int = 100_000
+    pool_pages: int = 200_000
 
     @classmethod
     def quick(cls):

@@ -1,5 +1,7 @@
 """What fragmentation costs the pool over a long random life of contexts, with pages of the sizes of real K and V."""
 
+import itertools
+
 import numpy as np
 from ml_dtypes import bfloat16
 
@@ -26,12 +28,8 @@ MOST_PAGES = 32
 """Pages of a stream of a context, at most."""
 SHARE = 1 / 40
 """A context's streams have no more OPEN pages than fit in this share of the pool, and are no longer than that many."""
-FULL = 0.97
-"""When so much of the pool is taken, or a page finds no room, contexts are freed..."""
 RELIEF = 0.03
-"""...until so much less of it is."""
-COUNTED = 0.9
-"""After that the loss counts if so much is still taken."""
+"""When a page finds no room contexts are freed, until so much less of the pool is taken."""
 
 
 def page_sectors(codec, setting):
@@ -41,11 +39,11 @@ def page_sectors(codec, setting):
 
 
 def pool_loss(config, mix="mixed", pages=200_000, seed=1):
-    """Free sectors that no page can be opened in, as a share of the pool.
+    """How much of the pool is free when a page finds no room in it.
 
     Contexts are created, filled page by page (an OPEN page's reservation, then a place of the sealed page's size) and
-    freed, in random order, with the model's allocator. The last page of each stream stays OPEN. The loss is looked at
-    whenever the pool is as full as it gets, and again when contexts have been freed.
+    freed, in random order, with the model's allocator. The last page of each stream stays OPEN. Whatever is free when a
+    page cannot be opened counts as lost; then contexts are freed, and the life goes on.
 
     Parameters
     ----------
@@ -54,38 +52,37 @@ def pool_loss(config, mix="mixed", pages=200_000, seed=1):
     mix : str
         One of `MIXES`.
     pages : int
-        How many are sealed, at least, once the pool was full.
+        How many are sealed, at least, once the pool was full. What counts is the second half of them: a pool that was
+        full for the first time has hardly any holes.
     seed : int
 
     Returns
     -------
     dict
-        ``worst_pct``, ``mean_pct``: the loss, in % of the pool; ``full_pct``, ``least_full_pct``: how much was taken
-        when contexts had to be freed, on average and at least; ``samples``; ``pages`` sealed and ``contexts`` created
-        in all; ``no_room``: pages that found no room, whereupon their contexts ended.
+        ``worst_pct``, ``mean_pct``: the loss, in % of the pool; ``holes_pct``: of that, what is in no run of 33
+        sectors, on average; ``samples``; ``pages`` sealed and ``contexts`` created in all.
     """
     life = _Life(config, MIXES[mix], np.random.default_rng(seed))
-    losses, full, end = [], [], None
-    while end is None or life.sealed < end or not losses:
-        if life.step() and life.taken <= FULL:
+    losses, holes, first, last = [], [], None, None
+    while not losses or life.sealed < last:
+        if life.step():
             continue
-        if end is None:
-            end = life.sealed + pages
-        full.append(life.taken)
-        losses.append(life.pool.loss())
+        if first is None:
+            first, last = life.sealed + pages // 2, life.sealed + pages
+        if life.sealed >= first:
+            losses.append(1 - life.taken)
+            holes.append(life.pool.loss())
         life.relieve()
-        if life.taken >= COUNTED:
-            losses.append(life.pool.loss())
     return {"worst_pct": 100 * max(losses), "mean_pct": 100 * float(np.mean(losses)),
-            "full_pct": 100 * float(np.mean(full)), "least_full_pct": 100 * min(full),
-            "samples": len(losses), "pages": life.sealed, "contexts": life.created, "no_room": life.no_room}
+            "holes_pct": 100 * float(np.mean(holes)), "samples": len(losses), "pages": life.sealed,
+            "contexts": life.created}
 
 
 class _Context:
     """`places`: (sector, sectors) of sealed pages; `open`: the reservations of OPEN ones, the oldest first."""
 
-    def __init__(self, sizes, streams, pages):
-        self.sizes, self.streams, self.left = sizes, streams, pages * streams
+    def __init__(self, number, sizes, streams, pages):
+        self.number, self.sizes, self.streams, self.left = number, sizes, streams, pages * streams
         self.places, self.open = [], []
 
 
@@ -97,7 +94,8 @@ class _Life:
         for codec, setting in choices:
             self._sizes.setdefault(codec, []).append(page_sectors(codec, setting))
         self._growing, self._grown = [], []
-        self.sealed = self.created = self.no_room = 0
+        self._numbers = set()
+        self.sealed = self.created = 0
 
     @property
     def taken(self):
@@ -115,11 +113,10 @@ class _Life:
                 self._grown.append(self._growing.pop(which))
                 return True
             self._seal(context)
-        place = self.pool.allocate(OPEN_SECTORS)
+        place = self.pool.allocate(OPEN_SECTORS, context.number)
         if place is not None:
             context.open.append(place)
             return True
-        self.no_room += 1
         self._grown.append(self._growing.pop(which))
         return False
 
@@ -132,18 +129,23 @@ class _Life:
                 self.pool.free(place, sectors)
             for place in context.open:
                 self.pool.free(place, OPEN_SECTORS)
+            self._numbers.remove(context.number)
 
     def _create(self):
         rng, most = self._rng, max(1, int(SHARE * self._sectors / OPEN_SECTORS))
         codecs = list(self._sizes.values())
         settings = codecs[rng.integers(len(codecs))]
-        self._growing.append(_Context(settings[rng.integers(len(settings))], min(int(rng.choice(STREAMS)), most),
-                                      int(rng.integers(1, min(MOST_PAGES, most) + 1))))
+        sizes = settings[rng.integers(len(settings))]
+        streams, pages = min(int(rng.choice(STREAMS)), most), int(rng.integers(1, min(MOST_PAGES, most) + 1))
+        # As the driver gives numbers out.
+        number = next(n for n in itertools.count() if n not in self._numbers)
+        self._numbers.add(number)
+        self._growing.append(_Context(number, sizes, streams, pages))
         self.created += 1
 
     def _seal(self, context):
         reserved, sectors = context.open.pop(0), int(self._rng.choice(context.sizes))
-        place = self.pool.allocate(sectors)
+        place = self.pool.allocate(sectors, context.number)
         if place is not None:
             self.pool.free(reserved, OPEN_SECTORS)
         else:

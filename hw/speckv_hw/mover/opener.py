@@ -9,6 +9,7 @@ from speckv_hw.mover.messages import sectors_of
 from speckv_hw.stream import Arbiter, Fifo, chain, transfer
 from speckv_hw.types import (
     PAGE_WIDTH,
+    AllocateRequest,
     AllocateResponse,
     Entry,
     ErrorKind,
@@ -67,7 +68,7 @@ class Opener(wiring.Component):
             "table_response": In(stream.Signature(TableResponse)),
             "update_request": Out(stream.Signature(TableRequest)),
             "update_response": In(stream.Signature(TableResponse)),
-            "allocate": Out(stream.Signature(6)),
+            "allocate": Out(stream.Signature(AllocateRequest)),
             "allocated": In(stream.Signature(AllocateResponse)),
             "free": Out(stream.Signature(FreeRequest)),
             "error": Out(stream.Signature(ErrorRecord)),
@@ -89,7 +90,8 @@ class Opener(wiring.Component):
         bad = (fault != TableFault.NONE) | is_foreign
         m.d.comb += [
             self.table_request.p.page.eq(job.page),
-            self.allocate.payload.eq(OPEN_SECTORS),
+            self.allocate.p.sectors.eq(OPEN_SECTORS),
+            self.allocate.p.context.eq(job.stream.context),
             self.table_request.p.op.eq(TableOp.LOOKUP),
             self.update_request.p.op.eq(TableOp.UPDATE),
             self.update_request.p.page.eq(job.page),

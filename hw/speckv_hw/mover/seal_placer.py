@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.mover.seal_lookup import SealPage
-from speckv_hw.types import AllocateResponse, Codec, EncodeResult, PageState
+from speckv_hw.types import AllocateRequest, AllocateResponse, Codec, EncodeResult, PageState
 from speckv_model.constants import PAGE_LINES
 
 __all__ = ["PlacedPage", "SealPlacer"]
@@ -37,7 +37,7 @@ class SealPlacer(wiring.Component):
         super().__init__({
             "page": In(stream.Signature(SealPage)),
             "result": In(stream.Signature(EncodeResult)),
-            "allocate": Out(stream.Signature(6)),
+            "allocate": Out(stream.Signature(AllocateRequest)),
             "allocated": In(stream.Signature(AllocateResponse)),
             "placed": Out(stream.Signature(PlacedPage)),
         })
@@ -46,7 +46,10 @@ class SealPlacer(wiring.Component):
         m = Module()
         placed, result = self.placed.p, self.result.p
         outcome = placed.page.outcome
-        m.d.comb += self.allocate.payload.eq(outcome.sectors())
+        m.d.comb += [
+            self.allocate.p.sectors.eq(outcome.sectors()),
+            self.allocate.p.context.eq(outcome.entry.context),
+        ]
         with m.FSM():
             with m.State("PAGE"):
                 m.d.comb += self.page.ready.eq(1)

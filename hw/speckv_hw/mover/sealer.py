@@ -17,6 +17,7 @@ from speckv_hw.stream import Fifo, chain, transfer
 from speckv_hw.table.descriptor import Encoding, EncodingRequest
 from speckv_hw.types import (
     LINE_BITS,
+    AllocateRequest,
     AllocateResponse,
     ErrorRecord,
     FreeRequest,
@@ -94,7 +95,7 @@ class Sealer(wiring.Component):
             "table_response": In(stream.Signature(TableResponse)),
             "update_request": Out(stream.Signature(TableRequest)),
             "update_response": In(stream.Signature(TableResponse)),
-            "allocate": Out(stream.Signature(6)),
+            "allocate": Out(stream.Signature(AllocateRequest)),
             "allocated": In(stream.Signature(AllocateResponse)),
             "free": Out(stream.Signature(FreeRequest)),
             "write_request": Out(stream.Signature(WriteRequest)),

@@ -5,12 +5,13 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.pool.frame_stack import FrameStack
+from speckv_hw.pool.own_superblocks import OwnSuperblocks
 from speckv_hw.pool.run_finder import LENGTH_WIDTH, MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
 from speckv_hw.stream import transfer
-from speckv_hw.types import AllocateResponse, FreeRequest
+from speckv_hw.types import AllocateRequest, AllocateResponse, FreeRequest
 from speckv_model.constants import OPEN_SECTORS
-from speckv_model.pool.pool_allocator import FRAMES
+from speckv_model.pool.pool_allocator import FRAMES, RESERVE, WHOLE, groups_of
 
 __all__ = ["PoolAllocator"]
 
@@ -21,10 +22,13 @@ class PoolAllocator(wiring.Component):
     """Hands out and takes back runs of contiguous sectors of the pool.
 
     The pool is divided into superblocks of 256 sectors, each with an occupancy map in block memory. Superblocks with
-    room are listed by their longest free run, those with 33 or more together. A request goes to the one added last to
-    the shortest list length that fits (best fit), at the first run inside it that fits; only when none fits, to a
-    superblock that was never used. Neighbouring free sectors merge by themselves, and any part of what was allocated
-    may be freed.
+    room are listed by their longest free run, those with 33 or more together, those in which nothing is taken apart.
+    Contexts are in groups by the low bits of their numbers, and a superblock belongs to the group that took it when
+    nothing in it was taken. A request goes to one of two remembered superblocks of its group; if neither fits, to one
+    in which nothing is taken; without any, as long as a sixteenth of the pool is free, to the shortest run that fits in
+    any superblock. Otherwise there is no room: what is left open keeps superblocks from becoming mixtures, which do
+    not become free when a context ends. The place is the first run that fits. Neighbouring free sectors merge by
+    themselves, and any part of what was allocated may be freed.
 
     The last four runs of 33 sectors that came back, rooms of OPEN pages, are kept whole, and given out first for that
     size; where another size finds no room they go back to their superblocks. So a page that is opened and sealed costs
@@ -43,7 +47,7 @@ class PoolAllocator(wiring.Component):
 
     Members
     -------
-    allocate : In(stream(6))
+    allocate : In(stream(AllocateRequest))
         Contiguous sectors wanted, 1 to 33; for any other number the answer is not `ok`.
     allocated : Out(stream(AllocateResponse))
         The first sector, or not `ok`: no room.
@@ -57,12 +61,12 @@ class PoolAllocator(wiring.Component):
 
     answer_clocks = 12 + RunFinder.latency
     busy_clocks = answer_clocks + RunFinder.latency - 1
-    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 1
+    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 3
 
     def __init__(self, config):
         self._config = config
         super().__init__({
-            "allocate": In(stream.Signature(6)),
+            "allocate": In(stream.Signature(AllocateRequest)),
             "allocated": Out(stream.Signature(AllocateResponse)),
             "free": In(stream.Signature(FreeRequest)),
             "bad_free": Out(1),
@@ -76,7 +80,9 @@ class PoolAllocator(wiring.Component):
         m.submodules.finder = finder = RunFinder()
         m.submodules.bins = bins = SuperblockBins(superblock_width)
         m.submodules.frames = frames = FrameStack(self._config.sector_bits, FRAMES)
-        record = data.StructLayout({"occupied": MAP_BITS, "bin": LENGTH_WIDTH})
+        m.submodules.own = own = OwnSuperblocks(superblock_width, groups_of(self._config))
+        group_width = len(own.group)
+        record = data.StructLayout({"occupied": MAP_BITS, "bin": LENGTH_WIDTH, "owner": group_width})
         m.submodules.maps = maps = memory.Memory(shape=record, depth=superblocks, init=[])
         map_read, map_write = maps.read_port(), maps.write_port()
 
@@ -88,6 +94,10 @@ class PoolAllocator(wiring.Component):
         """They are a frame that goes back, for an allocation that waits."""
         wanted = Signal(6)
         """What the allocation asked for."""
+        group = Signal(group_width)
+        """Of the context that asked."""
+        owner = Signal(group_width)
+        """The group that the superblock belongs to."""
         superblock = Signal(superblock_width)
         position = Signal(POSITION_BITS)
         sectors = Signal(6)
@@ -96,6 +106,13 @@ class PoolAllocator(wiring.Component):
         """The list that the superblock is in."""
         mask = Signal(MAP_BITS)
         """The sectors to take or to give back."""
+        whole = Signal()
+        """Nothing in the superblock is taken."""
+        target = Signal(LENGTH_WIDTH)
+        """The list that it goes to."""
+        m.d.comb += target.eq(Mux(whole, WHOLE, finder.o.payload.length))
+        open_to_all = Signal()
+        m.d.comb += open_to_all.eq(self.free_sectors >= self._config.pool_sectors // RESERVE)
 
         last = Signal()
         """The kind of the last request, to take turns."""
@@ -108,13 +125,18 @@ class PoolAllocator(wiring.Component):
             bins.search.payload.eq(wanted),
             bins.move.payload.superblock.eq(superblock),
             bins.move.payload.source.eq(source),
-            bins.move.payload.target.eq(finder.o.payload.length),
+            bins.move.payload.target.eq(target),
+            own.group.eq(owner),
+            own.wanted.eq(wanted),
+            own.changed.eq(superblock),
+            own.run.eq(target),
             frames.sector.eq(Cat(position, superblock)),
             frames.sectors.eq(sectors),
             map_read.addr.eq(superblock),
             map_write.addr.eq(superblock),
             map_write.data.occupied.eq(occupied),
-            map_write.data.bin.eq(finder.o.payload.length),
+            map_write.data.bin.eq(target),
+            map_write.data.owner.eq(owner),
         ]
         with m.If(self.allocated.ready):
             m.d.sync += self.allocated.valid.eq(0)
@@ -140,8 +162,9 @@ class PoolAllocator(wiring.Component):
                     with m.Else():
                         m.next = "IGNORE"
                 with m.Elif(can_allocate):
-                    m.d.sync += [last.eq(0), wanted.eq(self.allocate.payload)]
-                    with m.If((self.allocate.payload == OPEN_SECTORS) & ~frames.empty):
+                    request = self.allocate.payload
+                    m.d.sync += [last.eq(0), wanted.eq(request.sectors), group.eq(request.context)]
+                    with m.If((request.sectors == OPEN_SECTORS) & ~frames.empty):
                         m.d.comb += frames.pop.eq(1)
                         m.d.sync += [
                             self.allocated.payload.ok.eq(1),
@@ -149,25 +172,42 @@ class PoolAllocator(wiring.Component):
                             self.allocated.valid.eq(1),
                             self.free_sectors.eq(self.free_sectors - OPEN_SECTORS),
                         ]
-                    with m.Elif((self.allocate.payload >= 1) & (self.allocate.payload <= OPEN_SECTORS)):
-                        m.next = "SEARCH"
+                    with m.Elif((request.sectors >= 1) & (request.sectors <= OPEN_SECTORS)):
+                        m.next = "GROUP"
                     with m.Else():
                         m.next = "REFUSE"
 
+            with m.State("GROUP"):
+                m.d.comb += own.group.eq(group)
+                m.d.sync += [freeing.eq(0), flushing.eq(0), sectors.eq(wanted)]
+                m.next = "OWN"
+            with m.State("OWN"):
+                m.d.sync += superblock.eq(own.superblock)
+                with m.If(own.found):
+                    m.next = "READ"
+                with m.Else():
+                    m.next = "SEARCH"
             with m.State("SEARCH"):
                 m.d.comb += bins.search.valid.eq(1)
-                m.d.sync += [freeing.eq(0), flushing.eq(0), sectors.eq(wanted)]
                 with m.If(bins.search.ready):
                     m.next = "FOUND"
             with m.State("FOUND"):
                 m.d.comb += bins.found.ready.eq(1)
                 m.d.sync += superblock.eq(bins.found.payload.superblock)
                 with m.If(bins.found.valid):
-                    with m.If(bins.found.payload.ok):
+                    with m.If(bins.found.payload.ok & (bins.found.payload.bin == WHOLE)):
                         m.next = "READ"
                     with m.Elif(fresh != superblocks):
-                        m.d.sync += [superblock.eq(fresh), source.eq(0), occupied.eq(0), fresh.eq(fresh + 1)]
+                        m.d.sync += [
+                            superblock.eq(fresh),
+                            source.eq(0),
+                            occupied.eq(0),
+                            owner.eq(group),
+                            fresh.eq(fresh + 1),
+                        ]
                         m.next = "RUN"
+                    with m.Elif(bins.found.payload.ok & open_to_all):
+                        m.next = "READ"
                     with m.Elif(~frames.empty):
                         m.next = "FLUSH"
                     with m.Else():
@@ -188,7 +228,12 @@ class PoolAllocator(wiring.Component):
             with m.State("READ"):
                 m.next = "MAP"
             with m.State("MAP"):
-                m.d.sync += [occupied.eq(map_read.data.occupied), source.eq(map_read.data.bin)]
+                found = map_read.data
+                m.d.sync += [
+                    occupied.eq(found.occupied),
+                    source.eq(found.bin),
+                    owner.eq(Mux(freeing | (found.bin != WHOLE), found.owner, group)),
+                ]
                 with m.If(freeing):
                     m.next = "MASK"
                 with m.Else():
@@ -230,20 +275,22 @@ class PoolAllocator(wiring.Component):
 
             with m.State("LONGEST"):
                 m.d.comb += [finder.i.valid.eq(1), finder.i.payload.longest.eq(1)]
+                m.d.sync += whole.eq(~occupied.any())
                 with m.If(finder.i.ready):
                     m.next = "MOVE"
             with m.State("MOVE"):
-                unchanged = finder.o.payload.length == source
+                unchanged = target == source
                 m.d.comb += [
                     bins.move.valid.eq(finder.o.valid & ~unchanged),
                     finder.o.ready.eq(bins.move.ready | unchanged),
                     map_write.en.eq(transfer(finder.o)),
+                    own.store.eq(transfer(finder.o)),
                 ]
                 with m.If(transfer(finder.o)):
                     with m.If(~flushing):
                         m.next = "IDLE"
                     with m.Elif(frames.empty):
-                        m.next = "SEARCH"
+                        m.next = "GROUP"
                     with m.Else():
                         m.next = "FLUSH"
         return m

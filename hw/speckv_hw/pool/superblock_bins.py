@@ -5,12 +5,12 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.pool.first_one import first_one
-from speckv_model.constants import OPEN_SECTORS
+from speckv_model.pool.pool_allocator import WHOLE
 
 __all__ = ["SuperblockBins", "found_layout", "move_layout"]
 
-BIN_WIDTH = OPEN_SECTORS.bit_length()
-BINS = OPEN_SECTORS + 1
+BIN_WIDTH = WHOLE.bit_length()
+BINS = WHOLE + 1
 
 
 def found_layout(superblock_width):
@@ -24,9 +24,10 @@ def move_layout(superblock_width):
 
 
 class SuperblockBins(wiring.Component):
-    """Doubly linked lists of superblocks, bin 1 to 33, and the search for the smallest bin that will do.
+    """Doubly linked lists of superblocks, bin 1 to 34, and the search for the bin that will do.
 
-    A search answers the most recently added superblock of the smallest bin >= `wanted` that is not empty; it
+    Bins 1 to 33 are for longest free runs, bin 34 is for superblocks in which nothing is taken. A search answers the
+    most recently added superblock of bin 34, or, if that is empty, of the smallest bin >= `wanted` that is not; it
     answers `search_latency` clocks after it was accepted. A move takes `move_clocks` clocks. One operation at
     a time, in order; a search goes first if both are offered. All bins are empty after reset, whatever the
     memories hold.
@@ -82,7 +83,10 @@ class SuperblockBins(wiring.Component):
                 m.d.comb += [self.search.ready.eq(1), self.move.ready.eq(~self.search.valid)]
                 m.d.sync += moving.eq(self.move.payload)
                 with m.If(self.search.valid):
-                    m.d.sync += candidates.eq(occupied & (~0 << self.search.payload)[:BINS])
+                    with m.If(occupied[WHOLE]):
+                        m.d.sync += candidates.eq(1 << WHOLE)
+                    with m.Else():
+                        m.d.sync += candidates.eq(occupied & (~0 << self.search.payload)[:BINS])
                     m.next = "SELECT"
                 with m.Elif(self.move.valid):
                     m.next = "UNLINK"

@@ -35,7 +35,7 @@ class Opener:
         before = self.lookup(page, stream)
         if before is None or before.state == PageState.POISONED:
             return OpenDone(False, PageState.POISONED)
-        place = self._pool.allocate(OPEN_SECTORS)
+        place = self._pool.allocate(OPEN_SECTORS, stream.context)
         if place is None:
             if before.state == PageState.EMPTY:
                 before = self._poison(page, stream)

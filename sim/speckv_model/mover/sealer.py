@@ -67,7 +67,7 @@ class Sealer:
         self._counters.add("SEAL_LINES_OUT", len(stored))
 
         sectors = -(-len(stored) // SECTOR_LINES)
-        place = self._pool.allocate(sectors)
+        place = self._pool.allocate(sectors, stream.context)
         is_new = place is not None
         if not is_new:
             place = before.place
