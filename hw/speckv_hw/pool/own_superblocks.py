@@ -13,10 +13,10 @@ __all__ = ["OwnSuperblocks"]
 class OwnSuperblocks(wiring.Component):
     """Remembers two superblocks of each group, with their longest free runs; the better of two for a wanted length.
 
-    `found` and `superblock` are about the `group` of the clock before. So is `store`, which notes that a superblock of
+    `found` and `superblock` are about the `group` of two clocks before. So is `store`, which notes that a superblock of
     that group, `changed`, has a longest run of `run` now, or that nothing is taken in it any more (34); then it is
     forgotten. One that is not there takes the place of the one with the shorter run, unless its own is shorter
-    still. Nothing is remembered after reset.
+    still. A store shows for groups from the next clock on. Nothing is remembered after reset.
 
     Parameters
     ----------
@@ -57,35 +57,32 @@ class OwnSuperblocks(wiring.Component):
         read, write = records.read_port(), records.write_port()
         known = Signal(self._groups)
         """Groups whose records were written since reset."""
-        group = Signal.like(self.group)
-        m.d.sync += group.eq(self.group)
-
-        slots = Signal(record)
+        group, asked = Signal.like(self.group), Signal.like(self.group)
+        before, slots = Signal(record), Signal(record)
+        m.d.sync += [asked.eq(self.group), group.eq(asked), before.eq(0)]
+        with m.If(known.bit_select(asked, 1)):
+            m.d.sync += before.eq(read.data)
+        first, second = before
+        fits = [slot.valid & (slot.run >= self.wanted) for slot in (first, second)]
         m.d.comb += [
             read.addr.eq(self.group),
-            write.addr.eq(group),
-            write.data.eq(slots),
-            write.en.eq(self.store),
-        ]
-        with m.If(known.bit_select(group, 1)):
-            m.d.comb += slots.eq(read.data)
-        first, second = (read.data[n] for n in range(REMEMBERED))
-        fits = [known.bit_select(group, 1) & slot.valid & (slot.run >= self.wanted) for slot in (first, second)]
-        m.d.comb += [
             self.found.eq(Cat(fits).any()),
             self.superblock.eq(Mux(fits[1] & (~fits[0] | (second.run < first.run)),
                                    second.superblock, first.superblock)),
+            write.addr.eq(group),
+            write.data.eq(slots),
+            write.en.eq(self.store),
+            slots.eq(before),
         ]
         with m.If(self.store):
             m.d.sync += known.bit_select(group, 1).eq(1)
-            self._change(m, slots, [known.bit_select(group, 1) & slot.valid for slot in (first, second)],
-                         (first, second))
+        self._change(m, before, slots)
         return m
 
-    def _change(self, m, slots, valid, before):
-        there = [ok & (slot.superblock == self.changed) for ok, slot in zip(valid, before)]
-        # Run and validity as one number: nothing there is less than no run.
-        rank = [Mux(ok, Cat(slot.run, 1), 0) for ok, slot in zip(valid, before)]
+    def _change(self, m, before, slots):
+        there = [slot.valid & (slot.superblock == self.changed) for slot in before]
+        # Run and validity as one number: nothing there is less than no run. What is not valid is all zeros.
+        rank = [Cat(slot.run, slot.valid) for slot in before]
         second_is_worse = rank[1] < rank[0]
         better = Cat(self.run, 1) >= Mux(second_is_worse, rank[1], rank[0])
         for n, slot in enumerate(slots):

@@ -59,9 +59,9 @@ class PoolAllocator(wiring.Component):
         Sectors that are free.
     """
 
-    answer_clocks = 12 + RunFinder.latency
+    answer_clocks = 13 + RunFinder.latency
     busy_clocks = answer_clocks + RunFinder.latency - 1
-    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 3
+    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 4
 
     def __init__(self, config):
         self._config = config
@@ -180,6 +180,8 @@ class PoolAllocator(wiring.Component):
             with m.State("GROUP"):
                 m.d.comb += own.group.eq(group)
                 m.d.sync += [freeing.eq(0), flushing.eq(0), sectors.eq(wanted)]
+                m.next = "REMEMBERED"
+            with m.State("REMEMBERED"):
                 m.next = "OWN"
             with m.State("OWN"):
                 m.d.sync += superblock.eq(own.superblock)
