@@ -41,6 +41,16 @@ from speckv_model.constants import LINE_BYTES, PAGE_LINES, ROW_LINES
 __all__ = ["PageCache"]
 
 
+class _Turn(data.Struct):
+    """Who may act on the slot table; one at most."""
+    open: 1
+    fetch: 1
+    seal: 1
+    prefetch: 1
+    list: 1
+    head: 1
+
+
 def _ones(bits):
     """How many of `bits` are set: a tree of adders, since Python's `sum` makes a chain of them."""
     counts = list(bits)
@@ -98,7 +108,7 @@ class PageCache(wiring.Component):
     `latency` is the number of clocks from the acceptance of a read that hits to its response.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self, config: DeviceConfig):
         self._config = config
@@ -129,14 +139,13 @@ class PageCache(wiring.Component):
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
         in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)})
-        m.submodules.head = head = Stage(in_line)
+        m.submodules.next = following = Stage(in_line)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
-            head.i.p.request.eq(self.request.payload),
-            head.i.p.index.eq(set_of(config, self.request.p.page)),
-            head.i.valid.eq(self.request.valid),
-            self.request.ready.eq(head.i.ready),
-            waiting.pushed.eq(head.o.payload),
+            following.i.p.request.eq(self.request.payload),
+            following.i.p.index.eq(set_of(config, self.request.p.page)),
+            following.i.valid.eq(self.request.valid),
+            self.request.ready.eq(following.i.ready),
         ]
         chain(m, self.fill, lines.fill)
         chain(m, self.seal_read, lines.seal_read)
@@ -151,8 +160,15 @@ class PageCache(wiring.Component):
             self._out[name] = stage.i
         self._connect_reads(m)
 
-        # The request that is looked at: the first one of a list, or the head of the line.
-        self._from_list = Signal()
+        self._head = head = Signal(in_line)
+        """The first of the line of requests."""
+        self._head_valid = Signal()
+        self._leaves = Signal()
+        """The head leaves the line in this clock."""
+        self._turn = turn = Signal(_Turn)
+        """What the slot table's answer of this clock is about, one or nothing: only that may change the table."""
+        # The request that acts: the first one of a list, or the head of the line.
+        self._from_list = turn.list
         self._request = request = Signal(CacheRequest)
         self._finish = Signal()
         """It ends in this clock."""
@@ -162,39 +178,30 @@ class PageCache(wiring.Component):
         self._spilling = Signal()
         self._fetched_to_write = Signal(max(2, config.cache_pages))
         """Slots whose page was fetched for a write, which is the first in the slot's list."""
-        with m.If(head.o.ready):
-            m.d.sync += [self._issued.eq(0), self._ended.eq(0)]
         m.d.comb += [
-            request.eq(Mux(self._from_list, waiting.payload.request, head.o.p.request)),
-            self._slots.line.eq(request.line),
-            head.o.ready.eq((~self._from_list & (self._finish | waiting.push)) | waiting.follow),
+            request.eq(Mux(self._from_list, waiting.payload.request, head.request)),
+            waiting.pushed.eq(head),
+            self._leaves.eq((turn.head & (self._finish | waiting.push)) | waiting.follow),
+            following.o.ready.eq(self._leaves | ~self._head_valid),
         ]
+        with m.If(following.o.ready):
+            m.d.sync += [head.eq(following.o.payload), self._head_valid.eq(following.o.valid),
+                         self._issued.eq(0), self._ended.eq(0)]
         self._serve_list(m)
-        self._follow(m, head.o)
+        self._follow(m)
+        self._take_turns(m, following)
 
-        # Nothing may be fetched of a page while it is given back.
-        frees = head.o.valid & (head.o.p.request.op == CacheOp.FREE)
-        head_waited, list_turn = Signal(), Signal()
-        m.d.sync += head_waited.eq(0)
-        # The opener goes first, since the others may have to wait for it.
-        opens = self._opens_at_once()
-        with m.If(self.open_done.valid):
+        with m.If(turn.open):
             self._take_open(m)
-        with m.Elif(self.fetch_done.valid & (~opens | self._out["open_job"].ready)):
-            self._take_fetch(m, opens)
-        with m.Elif(self.seal_done.valid):
+        with m.If(turn.fetch):
+            self._take_fetch(m)
+        with m.If(turn.seal):
             self._take_seal(m)
-        with m.Elif(self.prefetch.valid & ~self._list_asks & (~head.o.valid | head_waited) & ~frees):
-            self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
+        with m.If(turn.prefetch & ~self._frees()):
             self._prefetch(m)
-        with m.Elif(self._list_asks & (list_turn | ~head.o.valid | self._follows)):
-            m.d.comb += self._from_list.eq(1)
-            m.d.sync += list_turn.eq(0)
-            self._look_at(m, request.page, waiting.payload.index)
+        with m.If(turn.list):
             self._act_for_list(m)
-        with m.Elif(head.o.valid):
-            m.d.sync += [head_waited.eq(~head.o.ready), list_turn.eq(1)]
-            self._look_at(m, request.page, head.o.p.index)
+        with m.If(turn.head):
             slots = self._slots
             m.d.comb += [
                 waiting.follow.eq(0),
@@ -213,18 +220,77 @@ class PageCache(wiring.Component):
                     self._flush(m)
         return m
 
-    def _follow(self, m, head):
+    def _take_turns(self, m, following):
+        """Chooses who looks at the slot table in this clock, so that it may act in the next one."""
+        config, slots, waiting, turn, head = self._config, self._slots, self._waiting, self._turn, self._head
+        chosen, looks_ahead, head_waited = Signal(_Turn), Signal(), Signal()
+        ahead = Mux(looks_ahead, following.o.payload.as_value(), head.as_value())
+        looked_for = Signal(head.shape())
+        m.d.comb += [
+            # While the head acts the one behind it looks, for the case that the head leaves.
+            looks_ahead.eq(turn.head | ~self._head_valid),
+            looked_for.eq(ahead),
+            slots.page.eq(looked_for.request.page),
+            slots.line.eq(looked_for.request.line),
+            slots.index.eq(looked_for.index),
+        ]
+        # The opener goes first, since the others may have to wait for it. None has two turns on end.
+        with m.If(self.open_done.valid & ~turn.open):
+            m.d.comb += chosen.open.eq(1)
+            self._look_at_slot(m, self.open_done.p.slot)
+        with m.Elif(self.fetch_done.valid & ~turn.fetch):
+            m.d.comb += chosen.fetch.eq(1)
+            self._look_at_slot(m, self.fetch_done.p.slot)
+        with m.Elif(self.seal_done.valid & ~turn.seal):
+            m.d.comb += chosen.seal.eq(1)
+            self._look_at_slot(m, self.seal_done.p.slot)
+        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~self._list_waits & ~self._frees()
+                    & (head_waited | ~(self._head_valid | following.o.valid))):
+            m.d.comb += [
+                chosen.prefetch.eq(1),
+                slots.page.eq(self.prefetch.p.page),
+                slots.index.eq(set_of(config, self.prefetch.p.page)),
+            ]
+        with m.Elif(self._list_waits & ~turn.list):
+            m.d.comb += chosen.list.eq(1)
+            self._look_at_slot(m, waiting.of)
+        with m.Else():
+            m.d.comb += chosen.head.eq(1)
+
+        # What the head waits for where it finds its page here.
+        lines, response = self._lines, self._out["write_response"]
+        waits = Mux(head.request.op == CacheOp.WRITE, self._list_writes | ~lines.write.ready | ~response.ready,
+                    self._list_reads | ~lines.read.ready)
+        m.d.comb += slots.hold.eq(turn.head & chosen.head & waits)
+        m.d.sync += [
+            turn.eq(Mux(slots.stale, 0, chosen.as_value())),
+            head_waited.eq(turn.head & ~self._leaves),
+        ]
+        stays = self._head_valid & ~self._leaves
+        arrives = following.o.valid & following.o.ready
+        with m.If(chosen.head):
+            m.d.sync += turn.head.eq(~slots.stale & Mux(looks_ahead & ~slots.hold, arrives, stays))
+
+    def _look_at_slot(self, m, slot):
+        way_bits = (self._config.cache_ways - 1).bit_length()
+        m.d.comb += [
+            self._slots.by_way.eq(1),
+            self._slots.index.eq(slot >> way_bits),
+            self._slots.way.eq(slot & (self._config.cache_ways - 1)),
+        ]
+
+    def _frees(self):
+        """Nothing may be fetched of a page while it is given back."""
+        return self._head_valid & (self._head.request.op == CacheOp.FREE)
+
+    def _follow(self, m):
         """The head joins the list that the one before it has joined, if it is for the same page and that list has not
         ended: this needs no look at the slots, so it is done beside whatever else looks at them."""
-        waiting, request = self._waiting, head.p.request
+        waiting, request = self._waiting, self._head.request
         joined = Signal(request.page.shape())
-        self._follows = Signal()
-        m.d.comb += [
-            # The list is not empty, so its slot still has the page that the last request joined for.
-            self._follows.eq(head.valid & self._waits_its_turn(request) & (request.page == joined)
-                             & waiting.can_follow),
-            waiting.follow.eq(self._follows),
-        ]
+        # The list is not empty, so its slot still has the page that the last request joined for.
+        m.d.comb += waiting.follow.eq(self._head_valid & self._waits_its_turn(request) & (request.page == joined)
+                                      & waiting.can_follow)
         with m.If(waiting.push):
             m.d.sync += joined.eq(request.page)
 
@@ -241,8 +307,8 @@ class PageCache(wiring.Component):
         request, slots = waiting.payload.request, self._slots
         self._copy = copy = Signal(SlotState)
         self._has_copy = Signal()
-        self._list_asks = Signal()
-        """The list has something that the slot table is needed for."""
+        self._list_waits = Signal()
+        """The list has something that the slot table is needed for; seen a clock late."""
         early_reads = self._follow_fill(m)
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
@@ -250,18 +316,21 @@ class PageCache(wiring.Component):
         reads_passed, writes_passed = Signal(), Signal()
         written, poison = (bits.bit_select(request.line, 1) for bits in (copy.written, copy.poison))
         can = waiting.valid & self._has_copy & ~waiting.last
+        asks = Signal()
         reads = can & (request.op == CacheOp.READ) & ((copy.state != PageState.SEALED) | written)
         writes = (can & (request.op == CacheOp.WRITE) & (copy.state == PageState.OPEN) & ~request.poison
                   & request.byte_enable.any() & (written | (copy.count != PAGE_LINES - 1)))
         response = self._out["write_response"]
         m.d.comb += [
-            self._list_asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
+            asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
             # Who wants what the list wants too gets it in the next clock.
-            self._list_reads.eq((reads | early_reads) & ~reads_passed),
-            self._list_writes.eq(writes & ~writes_passed),
+            self._list_reads.eq((reads | early_reads) & ~reads_passed & ~self._from_list),
+            self._list_writes.eq(writes & ~writes_passed & ~self._from_list),
             self.events.miss.eq(waiting.pop),
         ]
         m.d.sync += [
+            # With a turn of the list all may be different.
+            self._list_waits.eq(asks & ~self._from_list),
             reads_passed.eq(self._list_reads & self._looked_reads),
             writes_passed.eq(self._list_writes & self._looked_writes),
         ]
@@ -404,23 +473,17 @@ class PageCache(wiring.Component):
             lines.read_data.ready.eq(stage.i.ready),
         ]
 
-    def _look_at(self, m, page, index):
-        m.d.comb += [self._slots.page.eq(page), self._slots.index.eq(index)]
-
-    def _look_at_slot(self, m, slot):
-        """Looks at the slot of an event, which overwrites the slot's state, and whether anybody waits for it."""
-        way_bits = (self._config.cache_ways - 1).bit_length()
+    def _act_on_slot(self, m, slot):
+        """For an event of a slot, which overwrites the slot's state, and asks whether anybody waits for it."""
         m.d.comb += [
-            self._slots.index.eq(slot >> way_bits),
-            self._slots.way.eq(slot & (self._config.cache_ways - 1)),
-            self._slots.write_way.eq(self._slots.way),
-            self._slots.write_slot.eq(self._slots.slot),
+            self._slots.write_way.eq(self._slots.hit_way),
+            self._slots.write_slot.eq(self._slots.hit_slot),
             self._waiting.asked.eq(slot),
             self._waiting.wake.p.slot.eq(slot),
         ]
 
     def _slot_number(self, way):
-        return (self._slots.index * self._config.cache_ways) | way
+        return (self._slots.set * self._config.cache_ways) | way
 
     def _mark(self, m, *, valid=1, busy=0, prefetched=0):
         m.d.comb += [
@@ -437,50 +500,53 @@ class PageCache(wiring.Component):
         done = self.fetch_done.p
         return (done.state == PageState.EMPTY) & self._fetched_to_write.bit_select(done.slot, 1)
 
-    def _take_fetch(self, m, opens):
+    def _take_fetch(self, m):
         done, slots, job = self.fetch_done.p, self._slots, self._out["open_job"]
-        self._look_at_slot(m, done.slot)
+        opens = self._opens_at_once()
+        taken = ~opens | job.ready
+        self._act_on_slot(m, done.slot)
         early = done.slot == self._early_slot
         used = early & self._early_pops
         m.d.comb += [
             job.valid.eq(opens),
             job.p.kind.eq(OpenKind.OPEN),
             job.p.slot.eq(done.slot),
-            job.p.page.eq(slots.slot.page),
-            job.p.stream.eq(slots.slot.stream),
+            job.p.page.eq(slots.hit_slot.page),
+            job.p.stream.eq(slots.hit_slot.stream),
             self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early_turn)),
-            self.events.prefetch_used.eq(used & slots.flags.prefetched),
-            self.fetch_done.ready.eq(1),
-            slots.write.eq(1),
+            self.events.prefetch_used.eq(taken & used & slots.hit_flags.prefetched),
+            self.fetch_done.ready.eq(taken),
+            slots.write.eq(taken),
             slots.write_slot.state.eq(done.state),
             slots.write_slot.base.eq(done.base),
             slots.write_slot.written.eq(done.written),
             slots.write_slot.count.eq(_ones(done.written)),
             slots.write_slot.poison.eq(done.poison),
-            self.events.fetched.eq(1),
+            self.events.fetched.eq(taken),
         ]
         with m.If(done.single):
             m.d.comb += [
-                slots.write_slot.written.eq(slots.slot.written | done.written),
-                slots.write_slot.count.eq(slots.slot.count + ROW_LINES),
-                slots.write_slot.poison.eq(slots.slot.poison | done.poison),
+                slots.write_slot.written.eq(slots.hit_slot.written | done.written),
+                slots.write_slot.count.eq(slots.hit_slot.count + ROW_LINES),
+                slots.write_slot.poison.eq(slots.hit_slot.poison | done.poison),
             ]
-        self._mark(m, busy=self._waiting.waits, prefetched=slots.flags.prefetched & ~used)
+        with m.If(taken):
+            self._mark(m, busy=self._waiting.waits, prefetched=slots.hit_flags.prefetched & ~used)
 
     def _take_seal(self, m):
         """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""
         done, slots, job = self.seal_done.p, self._slots, self._out["fetch_job"]
         again = self._waiting.waits
         ends = transfer(self.seal_done)
-        self._look_at_slot(m, done.slot)
+        self._act_on_slot(m, done.slot)
         m.d.comb += [
             self.seal_done.ready.eq(job.ready | ~again),
             self.events.spilled.eq(ends & (done.kind == SealKind.SPILL)),
             self.events.sealed.eq(ends & (done.kind == SealKind.SEAL) & (done.state == PageState.SEALED)),
             job.valid.eq(again),
             job.p.slot.eq(done.slot),
-            job.p.page.eq(slots.slot.page),
-            job.p.stream.eq(slots.slot.stream),
+            job.p.page.eq(slots.hit_slot.page),
+            job.p.stream.eq(slots.hit_slot.stream),
         ]
         with m.If(ends):
             m.d.sync += self._fetched_to_write.bit_select(done.slot, 1).eq(0)
@@ -490,14 +556,14 @@ class PageCache(wiring.Component):
 
     def _take_open(self, m):
         done, slots = self.open_done.p, self._slots
-        self._look_at_slot(m, done.slot)
+        self._act_on_slot(m, done.slot)
         m.d.comb += self.open_done.ready.eq(1)
         with m.If(done.kind == OpenKind.FREE):
             m.d.comb += self.events.freed.eq(1)
             m.d.sync += self._ended.eq(1)
         with m.Else():
             self._mark(m, busy=self._waiting.waits)
-            reopened = slots.slot.state == PageState.SEALED
+            reopened = slots.hit_slot.state == PageState.SEALED
             m.d.comb += [
                 slots.write.eq(1),
                 slots.write_slot.state.eq(done.state),
@@ -509,7 +575,7 @@ class PageCache(wiring.Component):
                     slots.write_slot.base.eq(reopened),
                     slots.write_slot.written.eq(0),
                     slots.write_slot.count.eq(0),
-                    slots.write_slot.poison.eq(Mux(reopened, slots.slot.poison, 0)),
+                    slots.write_slot.poison.eq(Mux(reopened, slots.hit_slot.poison, 0)),
                     self.events.opened.eq(done.state == PageState.OPEN),
                 ]
 
