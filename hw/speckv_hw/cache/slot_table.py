@@ -73,7 +73,8 @@ class SlotTable(wiring.Component):
     hit_written, hit_poison : Out
         The bits of `line` in `hit_slot`.
     victim, victim_way, victim_dirty, victim_slot : Out
-        Where nothing is hit: whether a demand can have a slot, which, and whether that holds an OPEN page (in `victim_slot`).
+        Where nothing is hit: whether a demand can have a slot, which, and whether that holds an OPEN page (in
+        `victim_slot`).
     spare, spare_way : Out
         Where nothing is hit: whether a prefetch can have a slot, and which.
     write, write_way, write_slot : In
