@@ -139,6 +139,8 @@ class PageCache(wiring.Component):
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
         in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index), "writes": 1, "whole": 1})
+        listed = Signal(in_line)
+        """The request at the head of the list that has its turn, as it was in the clock before that began."""
         m.submodules.next = following = Stage(in_line)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
@@ -173,6 +175,7 @@ class PageCache(wiring.Component):
         # The request that acts: the first one of a list, or the head of the line.
         self._from_list = turn.list
         self._acting = Signal(in_line)
+        """All but its data and byte enables."""
         self._request = request = self._acting.request
         self._number = Signal(range(max(2, config.cache_pages)))
         """The slot that it is about: that of its page, or the one that the page would get."""
@@ -187,11 +190,12 @@ class PageCache(wiring.Component):
         self._fetched_to_write = Signal(max(2, config.cache_pages))
         """Slots whose page was fetched for a write, which is the first in the slot's list."""
         m.d.comb += [
-            self._acting.eq(Mux(self._from_list, waiting.payload.as_value(), head.as_value())),
+            self._acting.eq(Mux(self._from_list, listed.as_value(), head.as_value())),
             waiting.pushed.eq(head),
             self._leaves.eq((turn.head & (self._finish | waiting.push)) | waiting.follow),
             following.o.ready.eq(self._leaves | ~self._head_valid),
         ]
+        m.d.sync += listed.eq(waiting.payload)
         with m.If(following.o.ready):
             m.d.sync += [head.eq(following.o.payload), self._head_valid.eq(following.o.valid),
                          self._issued.eq(0), self._ended.eq(0)]
