@@ -48,6 +48,9 @@ class _Turn(data.Struct):
     seal: 1
     prefetch: 1
     list: 1
+    """The list that has its turn."""
+    next: 1
+    """The list whose turn comes next."""
     head: 1
 
 
@@ -139,8 +142,6 @@ class PageCache(wiring.Component):
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
         in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index), "writes": 1, "whole": 1})
-        listed = Signal(in_line)
-        """The request at the head of the list that has its turn, as it was in the clock before that began."""
         m.submodules.next = following = Stage(in_line)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
@@ -173,9 +174,8 @@ class PageCache(wiring.Component):
         self._turn = turn = Signal(_Turn)
         """What the slot table's answer of this clock is about, one or nothing: only that may change the table."""
         # The request that acts: the first one of a list, or the head of the line.
-        self._from_list = turn.list
+        self._from_list = Signal()
         self._acting = Signal(in_line)
-        """All but its data and byte enables."""
         self._request = request = self._acting.request
         self._number = Signal(range(max(2, config.cache_pages)))
         """The slot that it is about: that of its page, or the one that the page would get."""
@@ -190,12 +190,12 @@ class PageCache(wiring.Component):
         self._fetched_to_write = Signal(max(2, config.cache_pages))
         """Slots whose page was fetched for a write, which is the first in the slot's list."""
         m.d.comb += [
-            self._acting.eq(Mux(self._from_list, listed.as_value(), head.as_value())),
+            self._from_list.eq(turn.list & waiting.valid),
+            self._acting.eq(Mux(self._from_list, waiting.payload.as_value(), head.as_value())),
             waiting.pushed.eq(head),
             self._leaves.eq((turn.head & (self._finish | waiting.push)) | waiting.follow),
             following.o.ready.eq(self._leaves | ~self._head_valid),
         ]
-        m.d.sync += listed.eq(waiting.payload)
         with m.If(following.o.ready):
             m.d.sync += [head.eq(following.o.payload), self._head_valid.eq(following.o.valid),
                          self._issued.eq(0), self._ended.eq(0)]
@@ -214,6 +214,7 @@ class PageCache(wiring.Component):
             self._prefetch(m)
         with m.If(turn.list):
             self._act_for_list(m)
+        self._copy_ahead(m)
         with m.If(turn.head):
             m.d.comb += waiting.follow.eq(0)
             with m.Switch(request.op):
@@ -229,6 +230,30 @@ class PageCache(wiring.Component):
                     self._flush(m)
         return m
 
+    def _copy_ahead(self, m):
+        """Copies what the slot says of the list whose turn comes next, so that it can begin with it."""
+        slots, waiting, copy = self._slots, self._waiting, self._copy
+        ahead, has_ahead, began = Signal(SlotState), Signal(), Signal()
+        arrives = self._turn.next & ~began
+        m.d.comb += self._wants_next.eq(waiting.next_valid & ~has_ahead & ~self._turn.next
+                                        & ~(self._early_turn & (waiting.next_of == self._early_slot)))
+        m.d.sync += began.eq(waiting.starts)
+        with m.If(self._turn.next):
+            m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
+            self._mark(m, busy=1)
+            with m.If(began):
+                m.d.sync += [copy.eq(slots.hit_slot), self._has_copy.eq(1)]
+            with m.Else():
+                m.d.sync += [ahead.eq(slots.hit_slot), has_ahead.eq(1)]
+        with m.If(waiting.starts):
+            m.d.sync += [
+                copy.eq(Mux(arrives, slots.hit_slot.as_value(), ahead.as_value())),
+                self._has_copy.eq(arrives | has_ahead),
+                has_ahead.eq(0),
+            ]
+        with m.Elif(waiting.ends):
+            m.d.sync += self._has_copy.eq(0)
+
     def _take_turns(self, m, following):
         """Chooses who looks at the slot table in this clock, so that it may act in the next one."""
         config, slots, waiting, turn, head = self._config, self._slots, self._waiting, self._turn, self._head
@@ -243,6 +268,9 @@ class PageCache(wiring.Component):
             slots.line.eq(looked_for.request.line),
             slots.index.eq(looked_for.index),
         ]
+        # The last request of a list needs the table, and is known a clock ahead.
+        list_wants = Mux(self._has_copy, self._list_waits | waiting.next_is_last,
+                         waiting.begun & ~(self._early_turn & (waiting.of == self._early_slot)))
         # The opener goes first, since the others may have to wait for it. None has two turns on end.
         with m.If(self.open_done.valid & ~turn.open):
             m.d.comb += chosen.open.eq(1)
@@ -253,16 +281,19 @@ class PageCache(wiring.Component):
         with m.Elif(self.seal_done.valid & ~turn.seal):
             m.d.comb += chosen.seal.eq(1)
             self._look_at_slot(m, self.seal_done.p.slot)
-        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~self._list_waits & ~self._frees()
-                    & (head_waited | ~(self._head_valid | following.o.valid))):
+        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~list_wants & ~self._frees()
+                    & ~self._wants_next & (head_waited | ~(self._head_valid | following.o.valid))):
             m.d.comb += [
                 chosen.prefetch.eq(1),
                 slots.page.eq(self.prefetch.p.page),
                 slots.index.eq(set_of(config, self.prefetch.p.page)),
             ]
-        with m.Elif(self._list_waits & ~turn.list):
+        with m.Elif(list_wants & ~turn.list):
             m.d.comb += chosen.list.eq(1)
             self._look_at_slot(m, waiting.of)
+        with m.Elif(self._wants_next):
+            m.d.comb += chosen.next.eq(1)
+            self._look_at_slot(m, waiting.next_of)
         with m.Else():
             m.d.comb += chosen.head.eq(1)
 
@@ -273,6 +304,7 @@ class PageCache(wiring.Component):
         m.d.comb += slots.hold.eq(turn.head & chosen.head & waits)
         m.d.sync += [
             turn.eq(Mux(slots.stale, 0, chosen.as_value())),
+            turn.list.eq(chosen.list & ~slots.stale & ~waiting.ends),
             head_waited.eq(turn.head & ~self._leaves),
         ]
         stays = self._head_valid & ~self._leaves
@@ -317,7 +349,9 @@ class PageCache(wiring.Component):
         self._copy = copy = Signal(SlotState)
         self._has_copy = Signal()
         self._list_waits = Signal()
-        """The list has something that the slot table is needed for; seen a clock late."""
+        """The list's request needs the slot table; seen a clock late."""
+        self._wants_next = Signal()
+        """The list that comes next has no copy of its slot yet."""
         early_reads = self._follow_fill(m)
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
@@ -333,13 +367,13 @@ class PageCache(wiring.Component):
         m.d.comb += [
             asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
             # Who wants what the list wants too gets it in the next clock.
-            self._list_reads.eq((reads | early_reads) & ~reads_passed & ~self._from_list),
-            self._list_writes.eq(writes & ~writes_passed & ~self._from_list),
+            self._list_reads.eq((reads | early_reads) & ~reads_passed & ~self._turn.list),
+            self._list_writes.eq(writes & ~writes_passed & ~self._turn.list),
             self.events.miss.eq(waiting.pop),
         ]
         m.d.sync += [
             # With a turn of the list all may be different.
-            self._list_waits.eq(asks & ~self._from_list),
+            self._list_waits.eq(asks & ~self._turn.list),
             reads_passed.eq(self._list_reads & self._looked_reads),
             writes_passed.eq(self._list_writes & self._looked_writes),
         ]
@@ -355,8 +389,6 @@ class PageCache(wiring.Component):
                 m.d.sync += self._written(copy, copy, written, waiting.payload)
         with m.Else():
             m.d.comb += waiting.pop.eq(self._from_list & self._has_copy & self._finish)
-        with m.If(waiting.leave | (waiting.pop & waiting.last)):
-            m.d.sync += self._has_copy.eq(0)
 
         # What counts of the slot of the request that acts.
         self._slot = Signal(SlotState)
@@ -458,7 +490,7 @@ class PageCache(wiring.Component):
             m.d.sync += [self._copy.eq(slots.hit_slot), self._has_copy.eq(1)]
             m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
             self._mark(m, busy=1)
-        with m.Else():
+        with m.Elif(self._from_list):
             m.d.comb += slots.write.eq(1)
             with m.If(self._request.op == CacheOp.READ):
                 self._read(m)
@@ -559,7 +591,9 @@ class PageCache(wiring.Component):
         taken = ~opens | job.ready
         self._ask_for(m, done.slot)
         early = done.slot == self._early_slot
-        used = early & self._early_pops
+        # The list that has its turn early goes on with what the slot says now.
+        goes_on = early & self._is_early
+        used = early & (self._early_pops | self._is_early)
         m.d.comb += [
             job.valid.eq(opens),
             self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early_turn)),
@@ -581,6 +615,8 @@ class PageCache(wiring.Component):
             ]
         with m.If(taken):
             self._mark(m, busy=self._waiting.waits, prefetched=slots.hit_flags.prefetched & ~used)
+            with m.If(goes_on):
+                m.d.sync += [self._copy.eq(slots.write_slot), self._has_copy.eq(1)]
 
     def _take_seal(self, m):
         """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""
