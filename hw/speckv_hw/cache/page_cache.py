@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from speckv_hw.cache.early_reads import EarlyReads
 from speckv_hw.cache.line_store import LineStore
 from speckv_hw.cache.messages import (
     CacheEvents,
@@ -143,6 +144,7 @@ class PageCache(wiring.Component):
         m.submodules.lines = self._lines = lines = LineStore(config)
         in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index), "writes": 1, "whole": 1})
         m.submodules.next = following = Stage(in_line)
+        m.submodules.early = self._early = EarlyReads(config)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
             following.i.p.request.eq(self.request.payload),
@@ -236,7 +238,7 @@ class PageCache(wiring.Component):
         ahead, has_ahead, began = Signal(SlotState), Signal(), Signal()
         arrives = self._turn.next & ~began
         m.d.comb += self._wants_next.eq(waiting.next_valid & ~has_ahead & ~self._turn.next
-                                        & ~(self._early_turn & (waiting.next_of == self._early_slot)))
+                                        & ~(self._early.turn & (waiting.next_of == self._early.slot)))
         m.d.sync += began.eq(waiting.starts)
         with m.If(self._turn.next):
             m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
@@ -270,7 +272,7 @@ class PageCache(wiring.Component):
         ]
         # The last request of a list needs the table, and is known a clock ahead.
         list_wants = Mux(self._has_copy, self._list_waits | waiting.next_is_last,
-                         waiting.begun & ~(self._early_turn & (waiting.of == self._early_slot)))
+                         waiting.begun & ~(self._early.turn & (waiting.of == self._early.slot)))
         # The opener goes first, since the others may have to wait for it. None has two turns on end.
         with m.If(self.open_done.valid & ~turn.open):
             m.d.comb += chosen.open.eq(1)
@@ -352,7 +354,8 @@ class PageCache(wiring.Component):
         """The list's request needs the slot table; seen a clock late."""
         self._wants_next = Signal()
         """The list that comes next has no copy of its slot yet."""
-        early_reads = self._follow_fill(m)
+        self._follow_fill(m)
+        early_reads = self._early.here & (request.op == CacheOp.READ) & ~self.fetch_done.valid
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
         """The request that acts wants what a read, or a write, of the list wants too."""
@@ -365,7 +368,7 @@ class PageCache(wiring.Component):
                   & waiting.payload.writes & (written | (copy.count != PAGE_LINES - 1)))
         response = self._out["write_response"]
         m.d.comb += [
-            asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
+            asks.eq(waiting.valid & ~self._early.is_early & ~reads & ~writes),
             # Who wants what the list wants too gets it in the next clock.
             self._list_reads.eq((reads | early_reads) & ~reads_passed & ~self._turn.list),
             self._list_writes.eq(writes & ~writes_passed & ~self._turn.list),
@@ -430,47 +433,30 @@ class PageCache(wiring.Component):
                 Mux(writer.byte_enable[byte], writer.data.word_select(byte, 8), 0))
 
     def _follow_fill(self, m):
-        """Gives the list of the slot that is filled next its turn before the fetcher is done, as soon as that is sure
-        of the page. Returns whether the first request is a read of a line that is here already.
-
-        Such a turn sees nothing of the slot table. Where it lasts until the fetcher is done it goes on as any other.
-        """
-        waiting, fill, sure = self._waiting, self.fill, self.sure
-        filling, here = Signal(), Signal(range(PAGE_LINES + 1))
-        slot = Signal.like(fill.p.slot)
-        self._early_slot = Signal.like(slot)
-        self._early_turn = Signal()
-        """The list of `_early_slot` has its turn, or will have it."""
-        self._is_early = Signal()
-        """The list whose turn it is has it early."""
-        self._early_pops = Signal()
-        """Requests of `_early_slot` were served, and the fetcher is not done with it."""
-        pending = Signal()
-        done = transfer(self.fetch_done)
-        event = self.fetch_done.valid | self.seal_done.valid | self.open_done.valid
-        wake = Signal()
-        free = ~self._early_turn & (~pending | (self._early_slot == sure.slot))
+        """Reads of a list whose page still comes."""
+        waiting, early, fill, done = self._waiting, self._early, self.fill, self.fetch_done
+        busy = done.valid | self.seal_done.valid | self.open_done.valid
         m.d.comb += [
-            wake.eq(sure.valid & waiting.waits & free & ~event),
-            self._is_early.eq(waiting.valid & self._early_turn & (waiting.of == self._early_slot)),
+            early.sure.eq(self.sure),
+            early.waits.eq(waiting.waits),
+            early.busy.eq(busy),
+            early.filled.eq(transfer(fill)),
+            early.filled_slot.eq(fill.p.slot),
+            early.filled_line.eq(fill.p.line),
+            early.fetched.eq(transfer(done)),
+            early.fetched_slot.eq(done.p.slot),
+            early.valid.eq(waiting.valid),
+            early.of.eq(waiting.of),
+            early.line.eq(waiting.payload.request.line),
+            early.pop.eq(waiting.pop),
+            early.last.eq(waiting.last),
         ]
-        with m.If(~event):
-            m.d.comb += [waiting.asked.eq(sure.slot), waiting.wake.p.slot.eq(sure.slot), waiting.wake.valid.eq(wake)]
-        with m.If(waiting.pop & self._is_early):
-            m.d.sync += self._early_pops.eq(1)
-            with m.If(waiting.last):
-                m.d.sync += self._early_turn.eq(0)
-        with m.If(wake):
-            m.d.sync += [self._early_turn.eq(1), pending.eq(1), self._early_slot.eq(sure.slot)]
-        with m.If(done & (self.fetch_done.p.slot == slot)):
-            m.d.sync += filling.eq(0)
-        with m.If(done & (self.fetch_done.p.slot == self._early_slot)):
-            m.d.sync += [self._early_turn.eq(0), pending.eq(0), self._early_pops.eq(0)]
-        with m.If(transfer(fill) & sure.valid):
-            m.d.sync += [filling.eq(1), slot.eq(fill.p.slot), here.eq(fill.p.line + 1)]
-        request = waiting.payload.request
-        return (self._is_early & filling & (slot == self._early_slot) & (request.op == CacheOp.READ)
-                & (request.line < here) & ~self.fetch_done.valid)
+        with m.If(~busy):
+            m.d.comb += [
+                waiting.asked.eq(self.sure.slot),
+                waiting.wake.p.slot.eq(self.sure.slot),
+                waiting.wake.valid.eq(early.wake),
+            ]
 
     @staticmethod
     def _written(target, slot, is_written, writer):
@@ -590,13 +576,13 @@ class PageCache(wiring.Component):
         opens = self._opens_at_once()
         taken = ~opens | job.ready
         self._ask_for(m, done.slot)
-        early = done.slot == self._early_slot
+        early = done.slot == self._early.slot
         # The list that has its turn early goes on with what the slot says now.
-        goes_on = early & self._is_early
-        used = early & (self._early_pops | self._is_early)
+        goes_on = early & self._early.is_early
+        used = early & (self._early.served | self._early.is_early)
         m.d.comb += [
             job.valid.eq(opens),
-            self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early_turn)),
+            self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early.turn)),
             self.events.prefetch_used.eq(taken & used & slots.hit_flags.prefetched),
             self.fetch_done.ready.eq(taken),
             slots.write.eq(taken),
