@@ -259,12 +259,12 @@ class PageCache(wiring.Component):
     def _take_turns(self, m, following):
         """Chooses who looks at the slot table in this clock, so that it may act in the next one."""
         config, slots, waiting, turn, head = self._config, self._slots, self._waiting, self._turn, self._head
-        chosen, looks_ahead, head_waited, followed = Signal(_Turn), Signal(), Signal(), Signal()
+        chosen, looks_ahead, head_waited = Signal(_Turn), Signal(), Signal()
         ahead = Mux(looks_ahead, following.o.payload.as_value(), head.as_value())
         looked_for = Signal(head.shape())
         m.d.comb += [
-            # The one behind the head looks while the head acts, or will follow most likely, in case the head leaves.
-            looks_ahead.eq(turn.head | ~self._head_valid | followed),
+            # While the head acts the one behind it looks, for the case that the head leaves.
+            looks_ahead.eq(turn.head | ~self._head_valid),
             looked_for.eq(ahead),
             slots.page.eq(looked_for.request.page),
             slots.line.eq(looked_for.request.line),
@@ -308,7 +308,6 @@ class PageCache(wiring.Component):
             turn.eq(Mux(slots.stale, 0, chosen.as_value())),
             turn.list.eq(chosen.list & ~slots.stale & ~waiting.ends),
             head_waited.eq(turn.head & ~self._leaves),
-            followed.eq(waiting.follow),
         ]
         stays = self._head_valid & ~self._leaves
         arrives = following.o.valid & following.o.ready
