@@ -109,6 +109,9 @@ class PageCache(wiring.Component):
     error : Out(stream of ErrorRecord)
     events : Out(CacheEvents)
 
+    Whoever wants something of the slot table looks at it in one clock and acts on its answer in the next, while another
+    one looks: a mover's answer, a prefetch, a list or the head of the line.
+
     `latency` is the number of clocks from the acceptance of a read that hits to its response.
     """
 
