@@ -1,6 +1,7 @@
 """The slot table against a plain Python one, over random states; the sets of pages."""
 
 import random
+from collections import Counter
 
 import pytest
 from amaranth.hdl import Module, Signal
@@ -22,7 +23,8 @@ class Expectation:
 
     def __init__(self, sets, ways):
         self.ways = ways
-        self.slots = [[{"page": None, "state": PageState.EMPTY, "valid": 0, "busy": 0, "prefetched": 0}
+        self.slots = [[{"page": None, "state": PageState.EMPTY, "valid": 0, "busy": 0, "prefetched": 0,
+                        "count": 0, "written": 0, "poison": 0}
                        for _ in range(ways)] for _ in range(sets)]
         self.turns = [0] * sets
 
@@ -62,21 +64,22 @@ def test_random_states(cache_pages, ways):
     sets = cache_pages // ways
     dut = SlotTable(DeviceConfig.small(cache_pages=cache_pages, cache_ways=ways))
     expected = Expectation(sets, ways)
-    seen = set()
+    seen, kinds, looked = set(), Counter(), None
 
-    def check(ctx, index, page, way):
-        hit = expected.find(index, page)
-        assert ctx.get(dut.hit) == (hit is not None)
-        for which, found, flags in ((hit, dut.hit_slot, dut.hit_flags), (way, dut.slot, dut.flags)):
-            if which is not None:
-                slot = expected.slots[index][which]
-                bits = ctx.get(flags)
-                assert (bits.valid, bits.busy, bits.prefetched) == (slot["valid"], slot["busy"], slot["prefetched"])
-                if slot["valid"]:
-                    state = ctx.get(found)
-                    assert (state.page, state.state.value, state.count) == (slot["page"], slot["state"], slot["count"])
-        if hit is not None:
-            assert ctx.get(dut.hit_way) == hit
+    def look(ctx):
+        """Looks for a page, that of the last look often, or at a way; returns index, page, line and way or None."""
+        index, page, line = rng.randrange(sets), rng.choice(PAGES), rng.randrange(64)
+        if looked and rng.random() < 0.5:
+            index, page = looked[:2]
+        way = rng.randrange(ways) if rng.random() < 0.3 else None
+        ctx.set(dut.index, index)
+        ctx.set(dut.page, page)
+        ctx.set(dut.line, line)
+        ctx.set(dut.by_way, way is not None)
+        ctx.set(dut.way, way or 0)
+        return index, page, line, way
+
+    def check_victims(ctx, index):
         victim, dirty = expected.victim(index)
         assert ctx.get(dut.victim) == (victim is not None)
         if victim is not None:
@@ -89,45 +92,82 @@ def test_random_states(cache_pages, ways):
             assert ctx.get(dut.spare_way) == spare
         seen.add((victim is None, dirty, spare is None, expected.invalid(index) is None))
 
-    async def play(ctx):
-        for _ in range(800):
-            index, page, way = rng.randrange(sets), rng.choice(PAGES), rng.randrange(ways)
-            ctx.set(dut.index, index)
-            ctx.set(dut.page, page)
-            ctx.set(dut.way, way)
-            check(ctx, index, page, way)
-            hit = expected.find(index, page)
-            take = hit is None and rng.random() < 0.5
+    def check(ctx, index, page, line, way):
+        hit = expected.find(index, page) if way is None else way
+        assert ctx.get(dut.set) == index
+        assert ctx.get(dut.hit) == (hit is not None)
+        if hit is None:
+            check_victims(ctx, index)
+        else:
+            slot = expected.slots[index][hit]
+            bits = ctx.get(dut.hit_flags)
+            assert (bits.valid, bits.busy, bits.prefetched) == (slot["valid"], slot["busy"], slot["prefetched"])
+            assert ctx.get(dut.hit_way) == hit
+            if slot["valid"]:
+                state = ctx.get(dut.hit_slot)
+                assert (state.page, state.state.value, state.count, state.written, state.poison) == tuple(
+                    slot[name] for name in ("page", "state", "count", "written", "poison"))
+                assert ctx.get(dut.hit_written) == slot["written"] >> line & 1
+                assert ctx.get(dut.hit_poison) == slot["poison"] >> line & 1
+
+    def change(index, page, line, way):
+        """A change of the set that was looked at, as the cache makes them: way and what is new."""
+        hit = expected.find(index, page) if way is None else way
+        content = {"state": rng.choice([PageState.OPEN, *PageState]), "count": rng.randrange(65),
+                   "written": rng.getrandbits(64), "poison": rng.getrandbits(64)}
+        flags = {"valid": rng.random() < 0.85, "prefetched": rng.getrandbits(1), "busy": rng.getrandbits(1)}
+        if hit is None:
             victim = expected.victim(index)[0]
-            target = victim if take and victim is not None else way
-            slot = expected.slots[index][target]
-            change = {}
-            if take and victim is not None:
-                change = {"page": page, "valid": 1, "busy": 1, "prefetched": rng.getrandbits(1),
-                          "state": rng.choice(list(PageState)), "count": rng.randrange(65)}
-                expected.turns[index] = (target + 1) % ways
-            elif slot["valid"]:
-                if rng.random() < 0.6:
-                    change |= {"state": rng.choice([PageState.OPEN, *PageState]), "count": rng.randrange(65)}
-                if rng.random() < 0.6:
-                    # A page that is looked for and not there makes the mark of a busy slot a new turn.
-                    change |= {"valid": rng.random() < 0.85, "prefetched": rng.getrandbits(1),
-                               "busy": 0 if hit is None else rng.getrandbits(1)}
-            slot |= change
+            if victim is None or rng.random() < 0.5:
+                return 0, {}
+            expected.turns[index] = (victim + 1) % ways
+            return victim, {"page": page} | content | flags | {"valid": 1, "busy": 1}
+        slot = expected.slots[index][hit]
+        if not slot["valid"] or rng.random() < 0.3:
+            return hit, {}
+        if rng.random() < 0.3:
+            return hit, content | flags
+        mask = 1 << line
+        return hit, content | {name: slot[name] & ~mask | content[name] & mask for name in ("written", "poison")}
+
+    async def play(ctx):
+        nonlocal looked
+        for _ in range(2000):
+            # What was looked at in the last clock is answered now, and changed.
+            target, new = 0, {}
+            if looked:
+                check(ctx, *looked)
+                target, new = change(*looked)
+                expected.slots[looked[0]][target] |= new
             ctx.set(dut.write_way, target)
-            ctx.set(dut.write, "state" in change)
-            ctx.set(dut.write_slot, SlotState.const({
-                "page": slot["page"] or 0, "state": slot["state"], "count": slot.get("count", 0)}))
-            ctx.set(dut.mark, "valid" in change)
-            ctx.set(dut.mark_flags, SlotFlags.const({name: slot[name] for name in ("valid", "busy", "prefetched")}))
+            ctx.set(dut.write, "state" in new)
+            ctx.set(dut.mark, "valid" in new)
+            if new:
+                slot = expected.slots[looked[0]][target]
+                ctx.set(dut.write_slot, SlotState.const({
+                    name: slot[name] for name in ("page", "state", "count", "written", "poison")}))
+                ctx.set(dut.mark_flags, SlotFlags.const({name: slot[name] for name in ("valid", "busy", "prefetched")}))
+            before, hold = looked, bool(looked) and rng.random() < 0.2
+            ctx.set(dut.hold, hold)
+            looked = before if hold else look(ctx)
+            stale = bool(ctx.get(dut.stale))
+            same_page = bool(before) and before[3] is None and looked[3] is None and before[:2] == looked[:2]
+            if hold:
+                assert stale == bool(new)
+            else:
+                same_set = bool(before) and before[0] == looked[0]
+                assert stale == (same_set and bool(new) and ("valid" in new or not same_page))
+            kinds[bool(new), hold, stale, same_page] += 1
             await ctx.tick()
-            ctx.set(dut.write, 0)
-            ctx.set(dut.mark, 0)
+            if stale:
+                looked = None
 
     simulate(dut, play)
     no_victim, dirty = {state[0] for state in seen}, {state[1] for state in seen}
     no_spare, full = {state[2] for state in seen}, {state[3] for state in seen}
     assert no_victim == dirty == no_spare == full == {False, True}
+    # Lines written one after the other into a page
+    assert kinds[True, False, False, True] > 5
 
 
 @pytest.mark.parametrize("config", [

@@ -27,7 +27,7 @@ def test_random_lists(busy):
     seen = {"full": 0, "left": 0, "emptied": 0, "joined": 0, "refused": 0, "followed": 0}
 
     async def run(ctx):
-        joined = 0
+        joined, began = 0, None
         for number in range(4000):
             slot, asked = rng.choice(slots), rng.choice(slots)
             ctx.set(dut.slot, slot)
@@ -37,6 +37,12 @@ def test_random_lists(busy):
             valid, last, of = ctx.get(dut.valid), ctx.get(dut.last), ctx.get(dut.of)
             ctx.set(dut.pop, valid and pop)
             ctx.set(dut.leave, valid and leave)
+            assert ctx.get(dut.ends) == (valid and (leave or (pop and last)))
+            assert ctx.get(dut.begun) >= valid
+            if began:
+                assert ctx.get(dut.begun) and of == began[0]
+            began = (ctx.get(dut.next_of),) if ctx.get(dut.starts) else None
+            assert not began or ctx.get(dut.next_valid)
             assert ctx.get(dut.waits) == bool(queues[asked])
             room = ctx.get(dut.room)
             assert room or sum(map(len, queues)) >= 15 or (valid and of == slot and last)
@@ -104,6 +110,7 @@ def test_a_request_a_clock():
         ctx.set(dut.pop, 1)
         for number in (8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7):
             assert ctx.get(dut.valid) and ctx.get(dut.payload.number) == number
+            assert ctx.get(dut.last) == (number % 4 == 3) and ctx.get(dut.next_is_last) == (number % 4 == 2)
             await ctx.tick()
         assert not ctx.get(dut.valid)
 

@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from speckv_hw.cache.early_reads import EarlyReads
 from speckv_hw.cache.line_store import LineStore
 from speckv_hw.cache.messages import (
     CacheEvents,
@@ -39,6 +40,19 @@ from speckv_hw.types import (
 from speckv_model.constants import LINE_BYTES, PAGE_LINES, ROW_LINES
 
 __all__ = ["PageCache"]
+
+
+class _Turn(data.Struct):
+    """Who may act on the slot table; one at most."""
+    open: 1
+    fetch: 1
+    seal: 1
+    prefetch: 1
+    list: 1
+    """The list that has its turn."""
+    next: 1
+    """The list whose turn comes next."""
+    head: 1
 
 
 def _ones(bits):
@@ -95,10 +109,13 @@ class PageCache(wiring.Component):
     error : Out(stream of ErrorRecord)
     events : Out(CacheEvents)
 
+    Whoever wants something of the slot table looks at it in one clock and acts on its answer in the next, while another
+    one looks: a mover's answer, a prefetch, a list or the head of the line.
+
     `latency` is the number of clocks from the acceptance of a read that hits to its response.
     """
 
-    latency = 3
+    latency = 4
 
     def __init__(self, config: DeviceConfig):
         self._config = config
@@ -128,15 +145,18 @@ class PageCache(wiring.Component):
 
         m.submodules.slots = self._slots = SlotTable(config)
         m.submodules.lines = self._lines = lines = LineStore(config)
-        in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index)})
-        m.submodules.head = head = Stage(in_line)
+        in_line = data.StructLayout({"request": CacheRequest, "index": len(self._slots.index), "writes": 1, "whole": 1})
+        m.submodules.next = following = Stage(in_line)
+        m.submodules.early = self._early = EarlyReads(config)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
         m.d.comb += [
-            head.i.p.request.eq(self.request.payload),
-            head.i.p.index.eq(set_of(config, self.request.p.page)),
-            head.i.valid.eq(self.request.valid),
-            self.request.ready.eq(head.i.ready),
-            waiting.pushed.eq(head.o.payload),
+            following.i.p.request.eq(self.request.payload),
+            following.i.p.index.eq(set_of(config, self.request.p.page)),
+            # Whether a write writes any bytes, and all of a line
+            following.i.p.writes.eq(self.request.p.byte_enable.any()),
+            following.i.p.whole.eq(self.request.p.byte_enable.all()),
+            following.i.valid.eq(self.request.valid),
+            self.request.ready.eq(following.i.ready),
         ]
         chain(m, self.fill, lines.fill)
         chain(m, self.seal_read, lines.seal_read)
@@ -151,9 +171,21 @@ class PageCache(wiring.Component):
             self._out[name] = stage.i
         self._connect_reads(m)
 
-        # The request that is looked at: the first one of a list, or the head of the line.
+        self._head = head = Signal(in_line)
+        """The first of the line of requests."""
+        self._head_valid = Signal()
+        self._leaves = Signal()
+        """The head leaves the line in this clock."""
+        self._turn = turn = Signal(_Turn)
+        """What the slot table's answer of this clock is about, one or nothing: only that may change the table."""
+        # The request that acts: the first one of a list, or the head of the line.
         self._from_list = Signal()
-        self._request = request = Signal(CacheRequest)
+        self._acting = Signal(in_line)
+        self._request = request = self._acting.request
+        self._number = Signal(range(max(2, config.cache_pages)))
+        """The slot that it is about: that of its page, or the one that the page would get."""
+        self._stored = Signal(SlotState)
+        """That slot after the write that acts."""
         self._finish = Signal()
         """It ends in this clock."""
         # What an operation at the head has already caused.
@@ -162,44 +194,34 @@ class PageCache(wiring.Component):
         self._spilling = Signal()
         self._fetched_to_write = Signal(max(2, config.cache_pages))
         """Slots whose page was fetched for a write, which is the first in the slot's list."""
-        with m.If(head.o.ready):
-            m.d.sync += [self._issued.eq(0), self._ended.eq(0)]
         m.d.comb += [
-            request.eq(Mux(self._from_list, waiting.payload.request, head.o.p.request)),
-            self._slots.line.eq(request.line),
-            head.o.ready.eq((~self._from_list & (self._finish | waiting.push)) | waiting.follow),
+            self._from_list.eq(turn.list & waiting.valid),
+            self._acting.eq(Mux(self._from_list, waiting.payload.as_value(), head.as_value())),
+            waiting.pushed.eq(head),
+            self._leaves.eq((turn.head & (self._finish | waiting.push)) | waiting.follow),
+            following.o.ready.eq(self._leaves | ~self._head_valid),
         ]
+        with m.If(following.o.ready):
+            m.d.sync += [head.eq(following.o.payload), self._head_valid.eq(following.o.valid),
+                         self._issued.eq(0), self._ended.eq(0)]
         self._serve_list(m)
-        self._follow(m, head.o)
+        self._follow(m)
+        self._take_turns(m, following)
+        self._fill_in(m)
 
-        # Nothing may be fetched of a page while it is given back.
-        frees = head.o.valid & (head.o.p.request.op == CacheOp.FREE)
-        head_waited, list_turn = Signal(), Signal()
-        m.d.sync += head_waited.eq(0)
-        # The opener goes first, since the others may have to wait for it.
-        opens = self._opens_at_once()
-        with m.If(self.open_done.valid):
+        with m.If(turn.open):
             self._take_open(m)
-        with m.Elif(self.fetch_done.valid & (~opens | self._out["open_job"].ready)):
-            self._take_fetch(m, opens)
-        with m.Elif(self.seal_done.valid):
+        with m.If(turn.fetch):
+            self._take_fetch(m)
+        with m.If(turn.seal):
             self._take_seal(m)
-        with m.Elif(self.prefetch.valid & ~self._list_asks & (~head.o.valid | head_waited) & ~frees):
-            self._look_at(m, self.prefetch.p.page, set_of(config, self.prefetch.p.page))
+        with m.If(turn.prefetch & ~self._frees()):
             self._prefetch(m)
-        with m.Elif(self._list_asks & (list_turn | ~head.o.valid | self._follows)):
-            m.d.comb += self._from_list.eq(1)
-            m.d.sync += list_turn.eq(0)
-            self._look_at(m, request.page, waiting.payload.index)
+        with m.If(turn.list):
             self._act_for_list(m)
-        with m.Elif(head.o.valid):
-            m.d.sync += [head_waited.eq(~head.o.ready), list_turn.eq(1)]
-            self._look_at(m, request.page, head.o.p.index)
-            slots = self._slots
-            m.d.comb += [
-                waiting.follow.eq(0),
-                waiting.slot.eq(self._slot_number(Mux(slots.hit, slots.hit_way, slots.victim_way))),
-            ]
+        self._copy_ahead(m)
+        with m.If(turn.head):
+            m.d.comb += waiting.follow.eq(0)
             with m.Switch(request.op):
                 with m.Case(CacheOp.READ):
                     self._read(m)
@@ -213,26 +235,116 @@ class PageCache(wiring.Component):
                     self._flush(m)
         return m
 
-    def _follow(self, m, head):
+    def _copy_ahead(self, m):
+        """Copies what the slot says of the list whose turn comes next, so that it can begin with it."""
+        slots, waiting, copy = self._slots, self._waiting, self._copy
+        ahead, has_ahead, began = Signal(SlotState), Signal(), Signal()
+        arrives = self._turn.next & ~began
+        m.d.comb += self._wants_next.eq(waiting.next_valid & ~has_ahead & ~self._turn.next
+                                        & ~(self._early.turn & (waiting.next_of == self._early.slot)))
+        m.d.sync += began.eq(waiting.starts)
+        with m.If(self._turn.next):
+            m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
+            self._mark(m, busy=1)
+            with m.If(began):
+                m.d.sync += [copy.eq(slots.hit_slot), self._has_copy.eq(1)]
+            with m.Else():
+                m.d.sync += [ahead.eq(slots.hit_slot), has_ahead.eq(1)]
+        with m.If(waiting.starts):
+            m.d.sync += [
+                copy.eq(Mux(arrives, slots.hit_slot.as_value(), ahead.as_value())),
+                self._has_copy.eq(arrives | has_ahead),
+                has_ahead.eq(0),
+            ]
+        with m.Elif(waiting.ends):
+            m.d.sync += self._has_copy.eq(0)
+
+    def _take_turns(self, m, following):
+        """Chooses who looks at the slot table in this clock, so that it may act in the next one."""
+        config, slots, waiting, turn, head = self._config, self._slots, self._waiting, self._turn, self._head
+        chosen, looks_ahead, head_waited = Signal(_Turn), Signal(), Signal()
+        ahead = Mux(looks_ahead, following.o.payload.as_value(), head.as_value())
+        looked_for = Signal(head.shape())
+        m.d.comb += [
+            # While the head acts the one behind it looks, for the case that the head leaves.
+            looks_ahead.eq(turn.head | ~self._head_valid),
+            looked_for.eq(ahead),
+            slots.page.eq(looked_for.request.page),
+            slots.line.eq(looked_for.request.line),
+            slots.index.eq(looked_for.index),
+        ]
+        # The last request of a list needs the table, and is known a clock ahead.
+        list_wants = Mux(self._has_copy, self._list_waits | waiting.next_is_last,
+                         waiting.begun & ~(self._early.turn & (waiting.of == self._early.slot)))
+        # The opener goes first, since the others may have to wait for it. None has two turns on end.
+        with m.If(self.open_done.valid & ~turn.open):
+            m.d.comb += chosen.open.eq(1)
+            self._look_at_slot(m, self.open_done.p.slot)
+        with m.Elif(self.fetch_done.valid & ~turn.fetch):
+            m.d.comb += chosen.fetch.eq(1)
+            self._look_at_slot(m, self.fetch_done.p.slot)
+        with m.Elif(self.seal_done.valid & ~turn.seal):
+            m.d.comb += chosen.seal.eq(1)
+            self._look_at_slot(m, self.seal_done.p.slot)
+        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~list_wants & ~self._frees()
+                    & ~self._wants_next & (head_waited | ~(self._head_valid | following.o.valid))):
+            m.d.comb += [
+                chosen.prefetch.eq(1),
+                slots.page.eq(self.prefetch.p.page),
+                slots.index.eq(set_of(config, self.prefetch.p.page)),
+            ]
+        with m.Elif(list_wants & ~turn.list):
+            m.d.comb += chosen.list.eq(1)
+            self._look_at_slot(m, waiting.of)
+        with m.Elif(self._wants_next):
+            m.d.comb += chosen.next.eq(1)
+            self._look_at_slot(m, waiting.next_of)
+        with m.Else():
+            m.d.comb += chosen.head.eq(1)
+
+        # What the head waits for where it finds its page here.
+        lines, response = self._lines, self._out["write_response"]
+        waits = Mux(head.request.op == CacheOp.WRITE, self._list_writes | ~lines.write.ready | ~response.ready,
+                    self._list_reads | ~lines.read.ready)
+        m.d.comb += slots.hold.eq(turn.head & chosen.head & waits)
+        m.d.sync += [
+            turn.eq(Mux(slots.stale, 0, chosen.as_value())),
+            turn.list.eq(chosen.list & ~slots.stale & ~waiting.ends),
+            head_waited.eq(turn.head & ~self._leaves),
+        ]
+        stays = self._head_valid & ~self._leaves
+        arrives = following.o.valid & following.o.ready
+        with m.If(chosen.head):
+            m.d.sync += turn.head.eq(~slots.stale & Mux(looks_ahead & ~slots.hold, arrives, stays))
+
+    def _look_at_slot(self, m, slot):
+        way_bits = (self._config.cache_ways - 1).bit_length()
+        m.d.comb += [
+            self._slots.by_way.eq(1),
+            self._slots.index.eq(slot >> way_bits),
+            self._slots.way.eq(slot & (self._config.cache_ways - 1)),
+        ]
+
+    def _frees(self):
+        """Nothing may be fetched of a page while it is given back."""
+        return self._head_valid & (self._head.request.op == CacheOp.FREE)
+
+    def _follow(self, m):
         """The head joins the list that the one before it has joined, if it is for the same page and that list has not
         ended: this needs no look at the slots, so it is done beside whatever else looks at them."""
-        waiting, request = self._waiting, head.p.request
+        waiting, head, request = self._waiting, self._head, self._head.request
         joined = Signal(request.page.shape())
-        self._follows = Signal()
-        m.d.comb += [
-            # The list is not empty, so its slot still has the page that the last request joined for.
-            self._follows.eq(head.valid & self._waits_its_turn(request) & (request.page == joined)
-                             & waiting.can_follow),
-            waiting.follow.eq(self._follows),
-        ]
+        # The list is not empty, so its slot still has the page that the last request joined for.
+        m.d.comb += waiting.follow.eq(self._head_valid & self._waits_its_turn(head) & (request.page == joined)
+                                      & waiting.can_follow)
         with m.If(waiting.push):
             m.d.sync += joined.eq(request.page)
 
     @staticmethod
-    def _waits_its_turn(request):
+    def _waits_its_turn(head):
         """Whether a request has to wait where others wait for its page."""
-        return (request.op == CacheOp.READ) | ((request.op == CacheOp.WRITE)
-                                               & (request.poison | request.byte_enable.any()))
+        op = head.request.op
+        return (op == CacheOp.READ) | ((op == CacheOp.WRITE) & (head.request.poison | head.writes))
 
     def _serve_list(self, m):
         """What the list whose turn it is can do beside all else: its slot is busy for all others, so what the slot says
@@ -241,49 +353,50 @@ class PageCache(wiring.Component):
         request, slots = waiting.payload.request, self._slots
         self._copy = copy = Signal(SlotState)
         self._has_copy = Signal()
-        self._list_asks = Signal()
-        """The list has something that the slot table is needed for."""
-        early_reads = self._follow_fill(m)
+        self._list_waits = Signal()
+        """The list's request needs the slot table; seen a clock late."""
+        self._wants_next = Signal()
+        """The list that comes next has no copy of its slot yet."""
+        self._follow_fill(m)
+        early_reads = self._early.here & (request.op == CacheOp.READ) & ~self.fetch_done.valid
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
-        """The request that is looked at wants what a read, or a write, of the list wants too."""
+        """The request that acts wants what a read, or a write, of the list wants too."""
         reads_passed, writes_passed = Signal(), Signal()
         written, poison = (bits.bit_select(request.line, 1) for bits in (copy.written, copy.poison))
         can = waiting.valid & self._has_copy & ~waiting.last
+        asks = Signal()
         reads = can & (request.op == CacheOp.READ) & ((copy.state != PageState.SEALED) | written)
         writes = (can & (request.op == CacheOp.WRITE) & (copy.state == PageState.OPEN) & ~request.poison
-                  & request.byte_enable.any() & (written | (copy.count != PAGE_LINES - 1)))
+                  & waiting.payload.writes & (written | (copy.count != PAGE_LINES - 1)))
         response = self._out["write_response"]
         m.d.comb += [
-            self._list_asks.eq(waiting.valid & ~self._is_early & ~reads & ~writes),
+            asks.eq(waiting.valid & ~self._early.is_early & ~reads & ~writes),
             # Who wants what the list wants too gets it in the next clock.
-            self._list_reads.eq((reads | early_reads) & ~reads_passed),
-            self._list_writes.eq(writes & ~writes_passed),
+            self._list_reads.eq((reads | early_reads) & ~reads_passed & ~self._turn.list),
+            self._list_writes.eq(writes & ~writes_passed & ~self._turn.list),
             self.events.miss.eq(waiting.pop),
         ]
         m.d.sync += [
+            # With a turn of the list all may be different.
+            self._list_waits.eq(asks & ~self._turn.list),
             reads_passed.eq(self._list_reads & self._looked_reads),
             writes_passed.eq(self._list_writes & self._looked_writes),
         ]
         with m.If(self._list_reads):
-            self._read_line(m, ~early_reads & ((copy.state == PageState.POISONED) | poison),
-                            early_reads | copy.holds(written), waiting.of, request)
-            m.d.comb += waiting.pop.eq(lines.read.ready)
+            m.d.comb += [lines.read.valid.eq(1), waiting.pop.eq(lines.read.ready)]
         with m.Elif(self._list_writes):
-            self._write_line(m, copy.holds(written), waiting.of, request, response.ready)
             m.d.comb += [
+                lines.write.valid.eq(response.ready),
                 response.valid.eq(lines.write.ready),
-                response.p.source.eq(request.source),
                 waiting.pop.eq(transfer(lines.write)),
             ]
             with m.If(transfer(lines.write)):
-                m.d.sync += self._written(copy, copy, written, request)
+                m.d.sync += self._written(copy, copy, written, waiting.payload)
         with m.Else():
             m.d.comb += waiting.pop.eq(self._from_list & self._has_copy & self._finish)
-        with m.If(waiting.leave | (waiting.pop & waiting.last)):
-            m.d.sync += self._has_copy.eq(0)
 
-        # What counts of the slot of the request that is looked at.
+        # What counts of the slot of the request that acts.
         self._slot = Signal(SlotState)
         self._is_written, self._is_poisoned = Signal(), Signal()
         m.d.comb += [
@@ -292,97 +405,82 @@ class PageCache(wiring.Component):
             self._is_poisoned.eq(Mux(self._from_list, poison, slots.hit_poison)),
         ]
 
-    def _follow_fill(self, m):
-        """Gives the list of the slot that is filled next its turn before the fetcher is done, as soon as that is sure
-        of the page. Returns whether the first request is a read of a line that is here already.
-
-        Such a turn sees nothing of the slot table. Where it lasts until the fetcher is done it goes on as any other.
-        """
-        waiting, fill, sure = self._waiting, self.fill, self.sure
-        filling, here = Signal(), Signal(range(PAGE_LINES + 1))
-        slot = Signal.like(fill.p.slot)
-        self._early_slot = Signal.like(slot)
-        self._early_turn = Signal()
-        """The list of `_early_slot` has its turn, or will have it."""
-        self._is_early = Signal()
-        """The list whose turn it is has it early."""
-        self._early_pops = Signal()
-        """Requests of `_early_slot` were served, and the fetcher is not done with it."""
-        pending = Signal()
-        done = transfer(self.fetch_done)
-        event = self.fetch_done.valid | self.seal_done.valid | self.open_done.valid
-        wake = Signal()
-        free = ~self._early_turn & (~pending | (self._early_slot == sure.slot))
+        by_list = self._list_reads | self._from_list
         m.d.comb += [
-            wake.eq(sure.valid & waiting.waits & free & ~event),
-            self._is_early.eq(waiting.valid & self._early_turn & (waiting.of == self._early_slot)),
-        ]
-        with m.If(~event):
-            m.d.comb += [waiting.asked.eq(sure.slot), waiting.wake.p.slot.eq(sure.slot), waiting.wake.valid.eq(wake)]
-        with m.If(waiting.pop & self._is_early):
-            m.d.sync += self._early_pops.eq(1)
-            with m.If(waiting.last):
-                m.d.sync += self._early_turn.eq(0)
-        with m.If(wake):
-            m.d.sync += [self._early_turn.eq(1), pending.eq(1), self._early_slot.eq(sure.slot)]
-        with m.If(done & (self.fetch_done.p.slot == slot)):
-            m.d.sync += filling.eq(0)
-        with m.If(done & (self.fetch_done.p.slot == self._early_slot)):
-            m.d.sync += [self._early_turn.eq(0), pending.eq(0), self._early_pops.eq(0)]
-        with m.If(transfer(fill) & sure.valid):
-            m.d.sync += [filling.eq(1), slot.eq(fill.p.slot), here.eq(fill.p.line + 1)]
-        request = waiting.payload.request
-        return (self._is_early & filling & (slot == self._early_slot) & (request.op == CacheOp.READ)
-                & (request.line < here) & ~self.fetch_done.valid)
-
-    def _read_line(self, m, poison, holds, slot, request):
-        lines = self._lines
-        m.d.comb += [
-            lines.read.valid.eq(1),
-            lines.read.p.slot.eq(slot),
-            lines.read.p.line.eq(request.line),
+            lines.read.p.slot.eq(Mux(self._list_reads, waiting.of, self._number)),
+            lines.read.p.line.eq(Mux(by_list, request.line, self._head.request.line)),
         ]
         with m.If(lines.read.ready):
             m.d.sync += [
-                self._read_source.eq(request.source),
-                self._read_holds.eq(holds),
-                self._read_poison.eq(poison),
+                self._read_source.eq(Mux(by_list, request.source, self._head.request.source)),
+                self._read_holds.eq(Mux(self._list_reads, early_reads | copy.holds(written),
+                                        self._slot.holds(self._is_written))),
+                self._read_poison.eq(Mux(self._list_reads,
+                                         ~early_reads & ((copy.state == PageState.POISONED) | poison),
+                                         (self._slot.state == PageState.POISONED) | self._is_poisoned)),
             ]
-
-    def _write_line(self, m, holds, slot, request, valid):
-        """Writes the line of a request; bytes that are not enabled stay, or are written as zeros where nothing was."""
-        write = self._lines.write
+        # Bytes that are not enabled stay, or are written as zeros where nothing was.
+        writer = Signal(CacheRequest)
+        write = lines.write.p
         m.d.comb += [
-            write.valid.eq(valid),
-            write.p.slot.slot.eq(slot),
-            write.p.slot.line.eq(request.line),
-            write.p.enable.eq(Mux(holds, request.byte_enable, ~0)),
+            writer.eq(Mux(self._list_writes | self._from_list, request.as_value(),
+                          self._head.request.as_value())),
+            response.p.source.eq(writer.source),
+            write.slot.slot.eq(Mux(self._list_writes, waiting.of, self._number)),
+            write.slot.line.eq(writer.line),
+            write.enable.eq(Mux(Mux(self._list_writes, copy.holds(written), self._slot.holds(self._is_written)),
+                                writer.byte_enable, ~0)),
         ]
         for byte in range(LINE_BYTES):
-            m.d.comb += write.p.data.word_select(byte, 8).eq(
-                Mux(request.byte_enable[byte], request.data.word_select(byte, 8), 0))
+            m.d.comb += write.data.word_select(byte, 8).eq(
+                Mux(writer.byte_enable[byte], writer.data.word_select(byte, 8), 0))
+
+    def _follow_fill(self, m):
+        """Reads of a list whose page still comes."""
+        waiting, early, fill, done = self._waiting, self._early, self.fill, self.fetch_done
+        busy = done.valid | self.seal_done.valid | self.open_done.valid
+        m.d.comb += [
+            early.sure.eq(self.sure),
+            early.waits.eq(waiting.waits),
+            early.busy.eq(busy),
+            early.filled.eq(transfer(fill)),
+            early.filled_slot.eq(fill.p.slot),
+            early.filled_line.eq(fill.p.line),
+            early.fetched.eq(transfer(done)),
+            early.fetched_slot.eq(done.p.slot),
+            early.valid.eq(waiting.valid),
+            early.of.eq(waiting.of),
+            early.line.eq(waiting.payload.request.line),
+            early.pop.eq(waiting.pop),
+            early.last.eq(waiting.last),
+        ]
+        with m.If(~busy):
+            m.d.comb += [
+                waiting.asked.eq(self.sure.slot),
+                waiting.wake.p.slot.eq(self.sure.slot),
+                waiting.wake.valid.eq(early.wake),
+            ]
 
     @staticmethod
-    def _written(target, slot, is_written, request):
-        """Assigns `slot` as it is after the write `request`."""
-        line = 1 << request.line
+    def _written(target, slot, is_written, writer):
+        """Assigns `slot` as it is after the write `writer`."""
+        line = 1 << writer.request.line
         return [
             target.eq(slot),
             target.written.eq(slot.written | line),
             target.count.eq(slot.count + ~is_written),
-            target.poison.eq(Mux(request.byte_enable.all(), slot.poison & ~line, slot.poison)),
+            target.poison.eq(Mux(writer.whole, slot.poison & ~line, slot.poison)),
         ]
 
     def _act_for_list(self, m):
         """What the first request of a list needs the slot table for; before all, the copy of its slot."""
         slots = self._slots
-        m.d.comb += slots.write_way.eq(slots.hit_way)
         with m.If(~self._has_copy):
             m.d.sync += [self._copy.eq(slots.hit_slot), self._has_copy.eq(1)]
             m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
             self._mark(m, busy=1)
-        with m.Else():
-            m.d.comb += [slots.write.eq(1), slots.write_slot.eq(self._copy)]
+        with m.Elif(self._from_list):
+            m.d.comb += slots.write.eq(1)
             with m.If(self._request.op == CacheOp.READ):
                 self._read(m)
             with m.Else():
@@ -404,23 +502,62 @@ class PageCache(wiring.Component):
             lines.read_data.ready.eq(stage.i.ready),
         ]
 
-    def _look_at(self, m, page, index):
-        m.d.comb += [self._slots.page.eq(page), self._slots.index.eq(index)]
+    def _ask_for(self, m, slot):
+        """Asks whether anybody waits for the slot of an event."""
+        m.d.comb += [self._waiting.asked.eq(slot), self._waiting.wake.p.slot.eq(slot)]
 
-    def _look_at_slot(self, m, slot):
-        """Looks at the slot of an event, which overwrites the slot's state, and whether anybody waits for it."""
-        way_bits = (self._config.cache_ways - 1).bit_length()
+    def _fill_in(self, m):
+        """What every job and change would say, by who acts: so only whether there is one is found late in the clock."""
+        slots, turn, request, acting = self._slots, self._turn, self._request, self._acting
+        fetch, opens, seal = [self._out[name].p for name in ("fetch_job", "open_job", "seal_job")]
+        of_event = turn.open | turn.fetch | turn.seal
+        way, sealed = Signal.like(slots.hit_way), Signal(SlotState)
+        page, info = Signal.like(request.page), Signal.like(request.stream)
+        proposal = self.prefetch.p
         m.d.comb += [
-            self._slots.index.eq(slot >> way_bits),
-            self._slots.way.eq(slot & (self._config.cache_ways - 1)),
-            self._slots.write_way.eq(self._slots.way),
-            self._slots.write_slot.eq(self._slots.slot),
-            self._waiting.asked.eq(slot),
-            self._waiting.wake.p.slot.eq(slot),
-        ]
+            way.eq(Mux(slots.hit, slots.hit_way, Mux(turn.prefetch, slots.spare_way, slots.victim_way))),
+            self._number.eq((slots.set * self._config.cache_ways) | way),
+            self._waiting.slot.eq(self._number),
+            page.eq(Mux(of_event, slots.hit_slot.page, Mux(turn.prefetch, proposal.page, request.page))),
+            info.eq(Mux(of_event, slots.hit_slot.stream.as_value(),
+                        Mux(turn.prefetch, proposal.stream.as_value(), request.stream.as_value()))),
+            self._stored.eq(self._slot),
+            *self._written(self._stored, self._slot, self._is_written, acting),
+            slots.write_way.eq(way),
 
-    def _slot_number(self, way):
-        return (self._slots.index * self._config.cache_ways) | way
+            fetch.slot.eq(self._number),
+            fetch.page.eq(page),
+            fetch.stream.eq(info),
+            # A row that a read wants, where its page is to come by rows.
+            fetch.single.eq((turn.head | turn.list) & request.stream.by_row & (request.op == CacheOp.READ)),
+            fetch.row.eq(request.line >> 2),
+
+            opens.kind.eq(Mux(turn.fetch, OpenKind.OPEN,
+                              Mux(request.op == CacheOp.FREE, OpenKind.FREE,
+                                  Mux(request.poison, OpenKind.POISON, OpenKind.OPEN)))),
+            opens.slot.eq(self._number),
+            opens.page.eq(page),
+            opens.stream.eq(info),
+
+            # The line that completes a page may be the one that heals it.
+            sealed.eq(Mux(slots.hit, Mux(request.op == CacheOp.WRITE, self._stored.as_value(),
+                                         slots.hit_slot.as_value()), slots.victim_slot.as_value())),
+            seal.kind.eq(Mux(slots.hit & (request.op != CacheOp.FLUSH), SealKind.SEAL, SealKind.SPILL)),
+            seal.slot.eq(self._number),
+            seal.page.eq(sealed.page),
+            seal.stream.eq(sealed.stream),
+            seal.base.eq(sealed.base),
+            seal.written.eq(sealed.written),
+            seal.poison.eq(sealed.poison),
+        ]
+        with m.If(of_event):
+            m.d.comb += slots.write_slot.eq(slots.hit_slot)
+        with m.Elif(turn.list):
+            m.d.comb += slots.write_slot.eq(self._copy)
+        with m.Elif(slots.hit):
+            m.d.comb += slots.write_slot.eq(self._stored)
+        with m.Else():
+            m.d.comb += [slots.write_slot.page.eq(page), slots.write_slot.stream.eq(info)]
 
     def _mark(self, m, *, valid=1, busy=0, prefetched=0):
         m.d.comb += [
@@ -437,50 +574,50 @@ class PageCache(wiring.Component):
         done = self.fetch_done.p
         return (done.state == PageState.EMPTY) & self._fetched_to_write.bit_select(done.slot, 1)
 
-    def _take_fetch(self, m, opens):
+    def _take_fetch(self, m):
         done, slots, job = self.fetch_done.p, self._slots, self._out["open_job"]
-        self._look_at_slot(m, done.slot)
-        early = done.slot == self._early_slot
-        used = early & self._early_pops
+        opens = self._opens_at_once()
+        taken = ~opens | job.ready
+        self._ask_for(m, done.slot)
+        early = done.slot == self._early.slot
+        # The list that has its turn early goes on with what the slot says now.
+        goes_on = early & self._early.is_early
+        used = early & (self._early.served | self._early.is_early)
         m.d.comb += [
             job.valid.eq(opens),
-            job.p.kind.eq(OpenKind.OPEN),
-            job.p.slot.eq(done.slot),
-            job.p.page.eq(slots.slot.page),
-            job.p.stream.eq(slots.slot.stream),
-            self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early_turn)),
-            self.events.prefetch_used.eq(used & slots.flags.prefetched),
-            self.fetch_done.ready.eq(1),
-            slots.write.eq(1),
+            self._waiting.wake.valid.eq(self._waiting.waits & ~opens & ~(early & self._early.turn)),
+            self.events.prefetch_used.eq(taken & used & slots.hit_flags.prefetched),
+            self.fetch_done.ready.eq(taken),
+            slots.write.eq(taken),
             slots.write_slot.state.eq(done.state),
             slots.write_slot.base.eq(done.base),
             slots.write_slot.written.eq(done.written),
             slots.write_slot.count.eq(_ones(done.written)),
             slots.write_slot.poison.eq(done.poison),
-            self.events.fetched.eq(1),
+            self.events.fetched.eq(taken),
         ]
         with m.If(done.single):
             m.d.comb += [
-                slots.write_slot.written.eq(slots.slot.written | done.written),
-                slots.write_slot.count.eq(slots.slot.count + ROW_LINES),
-                slots.write_slot.poison.eq(slots.slot.poison | done.poison),
+                slots.write_slot.written.eq(slots.hit_slot.written | done.written),
+                slots.write_slot.count.eq(slots.hit_slot.count + ROW_LINES),
+                slots.write_slot.poison.eq(slots.hit_slot.poison | done.poison),
             ]
-        self._mark(m, busy=self._waiting.waits, prefetched=slots.flags.prefetched & ~used)
+        with m.If(taken):
+            self._mark(m, busy=self._waiting.waits, prefetched=slots.hit_flags.prefetched & ~used)
+            with m.If(goes_on):
+                m.d.sync += [self._copy.eq(slots.write_slot), self._has_copy.eq(1)]
 
     def _take_seal(self, m):
         """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""
-        done, slots, job = self.seal_done.p, self._slots, self._out["fetch_job"]
+        done, job = self.seal_done.p, self._out["fetch_job"]
         again = self._waiting.waits
         ends = transfer(self.seal_done)
-        self._look_at_slot(m, done.slot)
+        self._ask_for(m, done.slot)
         m.d.comb += [
             self.seal_done.ready.eq(job.ready | ~again),
             self.events.spilled.eq(ends & (done.kind == SealKind.SPILL)),
             self.events.sealed.eq(ends & (done.kind == SealKind.SEAL) & (done.state == PageState.SEALED)),
             job.valid.eq(again),
-            job.p.slot.eq(done.slot),
-            job.p.page.eq(slots.slot.page),
-            job.p.stream.eq(slots.slot.stream),
         ]
         with m.If(ends):
             m.d.sync += self._fetched_to_write.bit_select(done.slot, 1).eq(0)
@@ -490,14 +627,14 @@ class PageCache(wiring.Component):
 
     def _take_open(self, m):
         done, slots = self.open_done.p, self._slots
-        self._look_at_slot(m, done.slot)
+        self._ask_for(m, done.slot)
         m.d.comb += self.open_done.ready.eq(1)
         with m.If(done.kind == OpenKind.FREE):
             m.d.comb += self.events.freed.eq(1)
             m.d.sync += self._ended.eq(1)
         with m.Else():
             self._mark(m, busy=self._waiting.waits)
-            reopened = slots.slot.state == PageState.SEALED
+            reopened = slots.hit_slot.state == PageState.SEALED
             m.d.comb += [
                 slots.write.eq(1),
                 slots.write_slot.state.eq(done.state),
@@ -509,7 +646,7 @@ class PageCache(wiring.Component):
                     slots.write_slot.base.eq(reopened),
                     slots.write_slot.written.eq(0),
                     slots.write_slot.count.eq(0),
-                    slots.write_slot.poison.eq(Mux(reopened, slots.slot.poison, 0)),
+                    slots.write_slot.poison.eq(Mux(reopened, slots.hit_slot.poison, 0)),
                     self.events.opened.eq(done.state == PageState.OPEN),
                 ]
 
@@ -519,46 +656,19 @@ class PageCache(wiring.Component):
         """The head joins the list of its slot, or the list waits for what its first request has caused."""
         m.d.comb += [self._waiting.push.eq(~self._from_list), self._waiting.leave.eq(self._from_list)]
 
-    def _fetch(self, m, way, page, info, *, prefetched=0):
-        """Gives `way` to `page` and asks for its content."""
-        slots, job = self._slots, self._out["fetch_job"]
-        m.d.comb += [
-            slots.write_way.eq(way),
-            slots.write_slot.page.eq(page),
-            slots.write_slot.stream.eq(info),
-            slots.write.eq(job.ready),
-            job.valid.eq(1),
-            job.p.slot.eq(self._slot_number(way)),
-            job.p.page.eq(page),
-            job.p.stream.eq(info),
-        ]
-        if not prefetched:
-            m.d.comb += self._single_row(job)
-        request = self._request
+    def _fetch(self, m, *, prefetched=0):
+        """Gives a slot to the page and asks for its content."""
+        slots, request, job = self._slots, self._request, self._out["fetch_job"]
+        m.d.comb += [slots.write.eq(job.ready), job.valid.eq(1)]
         to_write = 0 if prefetched else (request.op == CacheOp.WRITE) & ~request.poison
         with m.If(job.ready):
             self._mark(m, busy=1, prefetched=prefetched)
-            m.d.sync += self._fetched_to_write.bit_select(job.p.slot, 1).eq(to_write)
-
-    def _single_row(self, job):
-        """Asks for the row that the head wants, where that is all it wants."""
-        request = self._request
-        return [
-            job.p.single.eq(request.stream.by_row & (request.op == CacheOp.READ)),
-            job.p.row.eq(request.line >> 2),
-        ]
+            m.d.sync += self._fetched_to_write.bit_select(self._number, 1).eq(to_write)
 
     def _complete(self, m):
-        """Fetches what the head wants of its page, which is here in part."""
-        slots, job = self._slots, self._out["fetch_job"]
-        m.d.comb += [
-            slots.write_way.eq(slots.hit_way),
-            job.valid.eq(self._can_join()),
-            job.p.slot.eq(self._slot_number(slots.hit_way)),
-            job.p.page.eq(self._request.page),
-            job.p.stream.eq(self._request.stream),
-            *self._single_row(job),
-        ]
+        """Fetches what the request wants of its page, which is here in part."""
+        job = self._out["fetch_job"]
+        m.d.comb += job.valid.eq(self._can_join())
         with m.If(transfer(job)):
             self._mark(m, busy=1)
             self._join(m)
@@ -570,9 +680,9 @@ class PageCache(wiring.Component):
         with m.If(slots.victim_dirty):
             with m.If(slots.victim & ~self._spilling):
                 m.d.sync += self._spilling.eq(self._out["seal_job"].ready)
-                self._store(m, SealKind.SPILL, slots.victim_way, slots.victim_slot)
+                self._store(m)
         with m.Elif(slots.victim & (self._can_join() if joins else 1)):
-            self._fetch(m, slots.victim_way, self._request.page, self._request.stream)
+            self._fetch(m)
             if joins:
                 with m.If(transfer(self._out["fetch_job"])):
                     self._join(m)
@@ -581,52 +691,31 @@ class PageCache(wiring.Component):
         """Whether the head can join a list; a list's own request has its place."""
         return self._waiting.room | self._from_list
 
-    def _store(self, m, kind, way, slot: SlotState):
-        """Sends the OPEN page in `way` to the sealer, unless that is not ready."""
-        slots, job = self._slots, self._out["seal_job"]
-        m.d.comb += [
-            slots.write_way.eq(way),
-            job.valid.eq(1),
-            job.p.kind.eq(kind),
-            job.p.slot.eq(self._slot_number(way)),
-            job.p.page.eq(slot.page),
-            job.p.stream.eq(slot.stream),
-            job.p.base.eq(slot.base),
-            job.p.written.eq(slot.written),
-            job.p.poison.eq(slot.poison),
-        ]
+    def _store(self, m):
+        """Sends the OPEN page in the slot to the sealer, unless that is not ready."""
+        job = self._out["seal_job"]
+        m.d.comb += job.valid.eq(1)
         with m.If(job.ready):
             self._mark(m, busy=1)
             # What is left of a list waits for the end of this.
             m.d.comb += self._waiting.leave.eq(self._from_list)
 
-    def _change(self, m, kind):
-        """Asks the opener for a change of the request's page, which is in `hit_way`."""
-        slots, job = self._slots, self._out["open_job"]
-        self._offer_open(m, kind)
-        m.d.comb += [slots.write_way.eq(slots.hit_way), job.valid.eq(self._can_join())]
+    def _change(self, m):
+        """Asks the opener for a change of the request's page, which is here."""
+        job = self._out["open_job"]
+        m.d.comb += job.valid.eq(self._can_join())
         with m.If(transfer(job)):
             self._mark(m, busy=1)
             self._join(m)
 
-    def _offer_open(self, m, kind):
-        job = self._out["open_job"]
-        m.d.comb += [
-            job.valid.eq(1),
-            job.p.kind.eq(kind),
-            job.p.slot.eq(self._slot_number(self._slots.hit_way)),
-            job.p.page.eq(self._request.page),
-            job.p.stream.eq(self._request.stream),
-        ]
-
     def _prefetch(self, m):
-        slots, page = self._slots, self.prefetch.p.page
+        slots = self._slots
         with m.If(~slots.hit & slots.spare):
             m.d.comb += [
                 self.prefetch.ready.eq(self._out["fetch_job"].ready),
                 self.events.prefetch_issued.eq(self.prefetch.ready),
             ]
-            self._fetch(m, slots.spare_way, page, self.prefetch.p.stream, prefetched=1)
+            self._fetch(m, prefetched=1)
         with m.Else():
             m.d.comb += [self.prefetch.ready.eq(1), self.events.prefetch_dropped.eq(~slots.hit)]
 
@@ -637,7 +726,6 @@ class PageCache(wiring.Component):
         page is there for all."""
         slots = self._slots
         with m.If(self._finish):
-            m.d.comb += slots.write_way.eq(slots.hit_way)
             with m.If(self._from_list):
                 with m.If(self._waiting.last):
                     self._mark(m)
@@ -666,13 +754,11 @@ class PageCache(wiring.Component):
             self._count(m)
             m.d.comb += self._looked_reads.eq(1)
             with m.If(~self._list_reads):
-                m.d.comb += self._finish.eq(self._lines.read.ready)
-                self._read_line(m, (self._slot.state == PageState.POISONED) | self._is_poisoned,
-                                self._slot.holds(self._is_written), self._slot_number(slots.hit_way), self._request)
+                m.d.comb += [self._lines.read.valid.eq(1), self._finish.eq(self._lines.read.ready)]
 
     def _write(self, m):
         slots, request, slot = self._slots, self._request, self._slot
-        nothing = ~request.byte_enable.any() & ~request.poison
+        nothing = ~self._acting.writes & ~request.poison
         with m.If(nothing):
             self._complete_write(m)
         with m.Elif(~slots.hit):
@@ -686,24 +772,20 @@ class PageCache(wiring.Component):
         with m.Elif(request.poison & (slot.state == PageState.POISONED)):
             self._refuse_write(m, ErrorKind.HOST_POISON)
         with m.Elif(request.poison):
-            self._change(m, OpenKind.POISON)
+            self._change(m)
         with m.Elif(slot.state == PageState.POISONED):
             self._refuse_write(m, ErrorKind.WRITE_POISONED)
         with m.Elif(slot.state == PageState.OPEN):
             self._store_line(m)
         with m.Else():
-            self._change(m, OpenKind.OPEN)
+            self._change(m)
 
     def _complete_write(self, m):
         response = self._out["write_response"]
         self._count(m)
         m.d.comb += self._looked_writes.eq(1)
         with m.If(~self._list_writes):
-            m.d.comb += [
-                response.p.source.eq(self._request.source),
-                response.valid.eq(1),
-                self._finish.eq(response.ready),
-            ]
+            m.d.comb += [response.valid.eq(1), self._finish.eq(response.ready)]
 
     def _refuse_write(self, m, kind):
         """Completes the write without its effect, and says why in an error record."""
@@ -712,7 +794,6 @@ class PageCache(wiring.Component):
         m.d.comb += self._looked_writes.eq(1)
         with m.If(~self._list_writes):
             m.d.comb += [
-                response.p.source.eq(request.source),
                 error.p.kind.eq(kind),
                 error.p.address.eq(Cat(Signal(6), request.line, request.page)),
                 error.p.detail.eq(request.source.tag),
@@ -723,30 +804,24 @@ class PageCache(wiring.Component):
 
     def _store_line(self, m):
         """Writes the line into the OPEN page; the 64th distinct line seals the page."""
-        slots, lines, request, slot = self._slots, self._lines, self._request, self._slot
+        slots, lines = self._slots, self._lines
         response = self._out["write_response"]
-        seals = ~self._is_written & (slot.count == PAGE_LINES - 1)
+        seals = ~self._is_written & (self._slot.count == PAGE_LINES - 1)
         self._count(m)
         m.d.comb += self._looked_writes.eq(1)
         with m.If(~self._list_writes):
-            self._write_line(m, slot.holds(self._is_written), self._slot_number(slots.hit_way), request,
-                             response.ready & (~seals | self._out["seal_job"].ready))
             m.d.comb += [
+                lines.write.valid.eq(response.ready & (~seals | self._out["seal_job"].ready)),
                 response.valid.eq(transfer(lines.write)),
-                response.p.source.eq(request.source),
                 self._finish.eq(transfer(lines.write)),
             ]
         with m.If(self._finish):
-            m.d.comb += [
-                slots.write.eq(1),
-                slots.write_way.eq(slots.hit_way),
-                *self._written(slots.write_slot, slot, self._is_written, request),
-            ]
+            m.d.comb += slots.write.eq(1)
             with m.If(self._from_list):
-                m.d.sync += self._copy.eq(slots.write_slot)
+                m.d.comb += slots.write_slot.eq(self._stored)
+                m.d.sync += self._copy.eq(self._stored)
             with m.If(seals):
-                # The line that completes the page may be the one that heals it.
-                self._store(m, SealKind.SEAL, slots.hit_way, slots.write_slot)
+                self._store(m)
 
     def _finish_op(self, m):
         done = self._out["op_done"]
@@ -764,7 +839,7 @@ class PageCache(wiring.Component):
         with m.Elif(~slots.hit & ~self._issued):
             self._miss(m, joins=False)
         with m.Elif(slots.hit & is_open):
-            self._store(m, SealKind.SEAL, slots.hit_way, slots.hit_slot)
+            self._store(m)
             m.d.sync += self._issued.eq(self._out["seal_job"].ready)
         with m.Else():
             self._finish_op(m)
@@ -774,10 +849,9 @@ class PageCache(wiring.Component):
         with m.If(slots.hit & slots.hit_flags.busy):
             pass
         with m.Elif(slots.hit & (slots.hit_slot.state == PageState.OPEN)):
-            self._store(m, SealKind.SPILL, slots.hit_way, slots.hit_slot)
+            self._store(m)
         with m.Else():
             self._finish_op(m)
-            m.d.comb += slots.write_way.eq(slots.hit_way)
             with m.If(self._finish & slots.hit):
                 self._mark(m, valid=0)
 
@@ -786,8 +860,7 @@ class PageCache(wiring.Component):
         with m.If(self._ended):
             self._finish_op(m)
         with m.Elif(~self._issued & ~(slots.hit & slots.hit_flags.busy)):
-            self._offer_open(m, OpenKind.FREE)
+            m.d.comb += self._out["open_job"].valid.eq(1)
             m.d.sync += self._issued.eq(self._out["open_job"].ready)
-            m.d.comb += slots.write_way.eq(slots.hit_way)
             with m.If(self._out["open_job"].ready & slots.hit):
                 self._mark(m, valid=0)

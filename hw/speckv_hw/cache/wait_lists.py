@@ -16,8 +16,9 @@ class WaitLists(wiring.Component):
     A list is given back when its slot is woken, one list at a time, in the order in which they were woken: its first
     request is in `payload` while `valid`. `pop` takes it away, `leave` ends the turn of the list, which keeps what is
     left of it until it is woken again; both may come together, and a list's turn also ends where it becomes empty.
-    One request a clock in and one out, lists without a gap between them. `push` and `leave` not in one clock. Empty on
-    reset.
+    What comes next is read ahead, so that `payload` is a register: one request a clock in and one out, and lists
+    without a gap between them; there is a gap of a clock where what comes next was appended just before, after a
+    `leave` and after a list of one request. `push` and `leave` not in one clock. Empty on reset.
 
     Parameters
     ----------
@@ -49,7 +50,15 @@ class WaitLists(wiring.Component):
         As of `wake`, for the first request of a turn.
     last : Out
         No other request waits for `of`.
+    next_is_last : Out
+        The request behind `payload` was the last one in the clock before.
     pop, leave : In
+    begun : Out
+        A list has its turn, that of `of`, also where its request is still to come.
+    starts, ends : Out
+        A turn begins with the next clock, or ends with this one; combinational.
+    next_valid, next_of : Out
+        The slot whose turn starts next.
     """
 
     def __init__(self, config: DeviceConfig, request):
@@ -71,6 +80,12 @@ class WaitLists(wiring.Component):
             "of": Out(slot),
             "refused": Out(1),
             "last": Out(1),
+            "next_is_last": Out(1),
+            "begun": Out(1),
+            "starts": Out(1),
+            "ends": Out(1),
+            "next_valid": Out(1),
+            "next_of": Out(slot),
             "pop": In(1),
             "leave": In(1),
         })
@@ -88,15 +103,16 @@ class WaitLists(wiring.Component):
         m.submodules.heads = heads = memory.Memory(shape=index, depth=slots, init=[])
         m.submodules.tails = tails = memory.Memory(shape=index, depth=slots, init=[])
         request_write, request_read = requests.write_port(), requests.read_port()
-        next_write, next_read = nexts.write_port(), nexts.read_port(domain="comb")
+        next_write = nexts.write_port()
+        next_read, second_read = [nexts.read_port(domain="comb") for _ in range(2)]
         head_write, head_read = heads.write_port(), heads.read_port(domain="comb")
         tail_write = tails.write_port()
-        tail_read, last_read = [tails.read_port(domain="comb") for _ in range(2)]
+        tail_read, last_read, ahead_last_read = [tails.read_port(domain="comb") for _ in range(3)]
         filled = Signal(slots)
 
         place = self._places(m, places)
         current, following = Signal(index), next_read.data
-        starts, stays = Signal(), Signal()
+        ends, starts, loading = self.ends, self.starts, Signal()
         joined, appends, target = Signal(len(self.slot)), Signal(), Signal(len(self.slot))
         m.d.comb += [
             appends.eq(self.push | self.follow),
@@ -111,7 +127,6 @@ class WaitLists(wiring.Component):
             next_write.addr.eq(tail_read.data),
             next_write.data.eq(place),
             next_write.en.eq(self.follow | (self.push & filled.bit_select(self.slot, 1))),
-            next_read.addr.eq(current),
             last_read.addr.eq(self.of),
             head_read.addr.eq(turns.o.p.slot),
             # While the last request leaves none can come after it.
@@ -120,17 +135,56 @@ class WaitLists(wiring.Component):
                                & ~(self.valid & self.last & (self.of == joined))),
             self.waits.eq(filled.bit_select(self.asked, 1)),
             self.last.eq(current == last_read.data),
-            self.payload.eq(request_read.data),
-            starts.eq(turns.o.valid & (~self.valid | self.leave | (self.pop & self.last))),
-            stays.eq(self.valid & ~self.leave & ~(self.pop & self.last)),
+            ends.eq(self.valid & (self.leave | (self.pop & self.last))),
+            self.begun.eq(self.valid | loading),
+            self.next_valid.eq(turns.o.valid),
+            self.next_of.eq(turns.o.p.slot),
+            starts.eq(turns.o.valid & (ends | ~self.begun)),
             turns.o.ready.eq(starts),
-            request_read.addr.eq(Mux(starts, head_read.data, Mux(self.pop, following, current))),
         ]
-        m.d.sync += [current.eq(request_read.addr), self.valid.eq(starts | stays)]
         with m.If(starts):
             m.d.sync += [self.of.eq(turns.o.p.slot), self.refused.eq(turns.o.p.refused)]
         with m.Elif(self.pop):
             m.d.sync += self.refused.eq(0)
+
+        # What is read in this clock is in `ahead` in the next one, if it is the request behind that in `payload`, or
+        # the head of the list whose turn is next; while `loading` it is the one that `payload` lacks.
+        is_next, is_head = Signal(), Signal()
+        ahead = Signal(index)
+        moves = Signal()
+        m.d.comb += [
+            next_read.addr.eq(current),
+            second_read.addr.eq(ahead),
+            ahead_last_read.addr.eq(Mux(is_head, turns.o.p.slot, self.of)),
+            moves.eq(Mux(ends, starts & is_head, self.pop & is_next)),
+        ]
+        m.d.sync += [is_next.eq(0), is_head.eq(0), loading.eq(0), ahead.eq(request_read.addr),
+                     self.next_is_last.eq(Mux(moves, second_read.data == ahead_last_read.data,
+                                              following == last_read.data))]
+        with m.If(moves):
+            with m.If(ahead != ahead_last_read.data):
+                m.d.comb += request_read.addr.eq(second_read.data)
+                m.d.sync += is_next.eq(1)
+            with m.Else():
+                m.d.comb += request_read.addr.eq(head_read.data)
+                m.d.sync += is_head.eq(turns.o.valid & ~starts)
+        with m.Elif(starts | (self.pop & ~ends)):
+            m.d.comb += request_read.addr.eq(Mux(starts, head_read.data, following))
+            m.d.sync += loading.eq(1)
+        with m.Elif(self.last):
+            m.d.comb += request_read.addr.eq(head_read.data)
+            m.d.sync += is_head.eq(turns.o.valid & self.begun & ~ends)
+        with m.Else():
+            m.d.comb += request_read.addr.eq(following)
+            m.d.sync += is_next.eq(self.begun & ~ends)
+        with m.If(moves):
+            m.d.sync += current.eq(ahead)
+        with m.Elif(starts | self.pop):
+            m.d.sync += current.eq(request_read.addr)
+        with m.If(moves | loading):
+            m.d.sync += [self.payload.eq(request_read.data), self.valid.eq(1)]
+        with m.Elif(self.pop | self.leave):
+            m.d.sync += self.valid.eq(0)
 
         # A list is empty when it gets a head by `push`, and has its turn when it gets one by `leave`.
         with m.If(self.leave):
