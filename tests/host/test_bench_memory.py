@@ -45,7 +45,7 @@ def test_pool():
     assert set(page_sectors("lossless", 0)) <= set(range(20, 26))
     found = pool_loss(CONFIG, "mixed", 2000)
     assert found == pool_loss(CONFIG, "mixed", 2000)
-    assert 0 <= found["holes_pct"] <= found["mean_pct"] <= found["worst_pct"] < 15
+    assert 0 <= found["holes_pct"] <= found["mean_pct"] <= found["worst_pct"] < 30
     assert found["pages"] >= 2000 and found["samples"] > 10
 
 

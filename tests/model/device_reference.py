@@ -8,7 +8,8 @@ from speckv_model.pool.pool_allocator import PoolAllocator
 
 
 class _Page:
-    def __init__(self):
+    def __init__(self, context):
+        self.context = context
         self.clear(PageState.EMPTY)
 
     def clear(self, state):
@@ -34,7 +35,7 @@ class DeviceReference:
 
     def create(self, context, first_page, pages, codec, dtype, ld_id):
         """`codec` may be a function of the page."""
-        pages = {page: _Page() for page in range(first_page, first_page + pages)}
+        pages = {page: _Page(context) for page in range(first_page, first_page + pages)}
         self.contexts[context] = ld_id, codec if callable(codec) else lambda page: codec, dtype, pages
 
     def destroy(self, context):
@@ -90,7 +91,7 @@ class DeviceReference:
         return None
 
     def _open(self, page):
-        place = self.pool.allocate(OPEN_SECTORS)
+        place = self.pool.allocate(OPEN_SECTORS, page.context)
         if place is None:
             self.refused += 1
             if page.state == PageState.EMPTY:
@@ -105,7 +106,7 @@ class DeviceReference:
         if stored is None:
             codec, stored = Codec.RAW, page.content.ravel()
         sectors = -(-len(stored) // SECTOR_BYTES)
-        place = self.pool.allocate(sectors)
+        place = self.pool.allocate(sectors, page.context)
         if place is None:
             place, reserved = page.held
             self.pool.free(place + sectors, reserved - sectors)
