@@ -68,6 +68,14 @@ def test_life():
     assert 0 <= config.pool_sectors // 256 * 7 - rooms <= 128 // 33
 
 
+def test_rooms_of_a_new_pool():
+    config = DeviceConfig.small(pool_bytes=1 << 18)
+    pool = PoolAllocator(config)
+    places = [pool.allocate(33) // 256 for _ in range(config.pool_sectors // 256 * 7)]
+    assert {places.count(place) for place in places} == {7}
+    assert pool.allocate(33) is None
+
+
 def test_bad_frees_change_nothing():
     pool = PoolAllocator(DeviceConfig.small())
     sector = pool.allocate(10)
