@@ -27,7 +27,7 @@ def test_random_lists(busy):
     seen = {"full": 0, "left": 0, "emptied": 0, "joined": 0, "refused": 0, "followed": 0}
 
     async def run(ctx):
-        joined, began = 0, None
+        joined, began, comes = 0, None, None
         for number in range(4000):
             slot, asked = rng.choice(slots), rng.choice(slots)
             ctx.set(dut.slot, slot)
@@ -41,6 +41,8 @@ def test_random_lists(busy):
             assert ctx.get(dut.begun) >= valid
             if began:
                 assert ctx.get(dut.begun) and of == began[0]
+            assert comes is None or (valid and ctx.get(dut.payload.number) == comes)
+            comes = ctx.get(dut.loaded.number) if ctx.get(dut.loads) else None
             began = (ctx.get(dut.next_of),) if ctx.get(dut.starts) else None
             assert not began or ctx.get(dut.next_valid)
             assert ctx.get(dut.waits) == bool(queues[asked])

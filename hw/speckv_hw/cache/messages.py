@@ -1,5 +1,6 @@
 """Payloads at the edge of the page cache."""
 
+from amaranth.hdl import Mux
 from amaranth.lib import data, enum
 
 from speckv_hw.types import LINE_BITS, PAGE_WIDTH, NdrOpcode, PageState, StreamInfo
@@ -71,6 +72,20 @@ class SlotState(data.Struct):
     def holds(self, written):
         """Whether a line holds content rather than zeros, whose bit of `written` is the argument."""
         return (self.state == PageState.SEALED) | ((self.state == PageState.OPEN) & (self.base | written))
+
+
+def assign_written(target, slot, line, whole, is_written):
+    """Assigns to `target` what `slot` is after a write of `line`, all bytes of it if `whole`.
+
+    `is_written` is the bit of `written` of the line before.
+    """
+    bit = 1 << line
+    return [
+        target.eq(slot),
+        target.written.eq(slot.written | bit),
+        target.count.eq(slot.count + ~is_written),
+        target.poison.eq(Mux(whole, slot.poison & ~bit, slot.poison)),
+    ]
 
 
 class CacheEvents(data.Struct):

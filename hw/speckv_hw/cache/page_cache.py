@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from speckv_hw.cache.early_reads import EarlyReads
 from speckv_hw.cache.line_store import LineStore
+from speckv_hw.cache.list_copy import ListCopy
 from speckv_hw.cache.messages import (
     CacheEvents,
     CacheOp,
@@ -15,6 +16,7 @@ from speckv_hw.cache.messages import (
     SlotState,
     Source,
     WriteResponse,
+    assign_written,
 )
 from speckv_hw.cache.slot_table import SlotTable, set_of
 from speckv_hw.cache.wait_lists import WaitLists
@@ -53,6 +55,19 @@ class _Turn(data.Struct):
     next: 1
     """The list whose turn comes next."""
     head: 1
+
+
+class _Actor:
+    """A request that may act, and what is known of its page's slot: there are two, the head of the line and the first
+    request of the list. Each has what hangs on its own knowledge alone, since much hangs on that in turn."""
+
+    def __init__(self, entry, slot, is_written, is_poisoned, *, refused, of_list):
+        self.entry, self.request, self.slot = entry, entry.request, slot
+        self.is_written, self.is_poisoned, self.refused, self.of_list = is_written, is_poisoned, refused, of_list
+        self.stored = Signal(SlotState)
+        """The slot after the request, where that is a write."""
+        self.ends = Signal()
+        """The request ends if it acts in this clock."""
 
 
 def _ones(bits):
@@ -149,6 +164,7 @@ class PageCache(wiring.Component):
         m.submodules.next = following = Stage(in_line)
         m.submodules.early = self._early = EarlyReads(config)
         m.submodules.waiting = self._waiting = waiting = WaitLists(config, in_line)
+        m.submodules.copy = self._copy = ListCopy()
         m.d.comb += [
             following.i.p.request.eq(self.request.payload),
             following.i.p.index.eq(set_of(config, self.request.p.page)),
@@ -178,16 +194,17 @@ class PageCache(wiring.Component):
         """The head leaves the line in this clock."""
         self._turn = turn = Signal(_Turn)
         """What the slot table's answer of this clock is about, one or nothing: only that may change the table."""
-        # The request that acts: the first one of a list, or the head of the line.
-        self._from_list = Signal()
-        self._acting = Signal(in_line)
-        self._request = request = self._acting.request
+        copy, slots = self._copy, self._slots
+        self._on_line = _Actor(head, slots.hit_slot, slots.hit_written, slots.hit_poison, refused=0, of_list=False)
+        self._on_list = _Actor(waiting.payload, copy.slot, copy.written,
+                               copy.slot.poison.bit_select(waiting.payload.request.line, 1),
+                               refused=waiting.refused, of_list=True)
+        self._request = Signal(CacheRequest)
+        """The request that acts."""
         self._number = Signal(range(max(2, config.cache_pages)))
         """The slot that it is about: that of its page, or the one that the page would get."""
-        self._stored = Signal(SlotState)
-        """That slot after the write that acts."""
-        self._finish = Signal()
-        """It ends in this clock."""
+        self._op_ends = Signal()
+        """The operation at the head ends if that acts."""
         # What an operation at the head has already caused.
         self._issued = Signal()
         self._ended = Signal()
@@ -195,16 +212,16 @@ class PageCache(wiring.Component):
         self._fetched_to_write = Signal(max(2, config.cache_pages))
         """Slots whose page was fetched for a write, which is the first in the slot's list."""
         m.d.comb += [
-            self._from_list.eq(turn.list & waiting.valid),
-            self._acting.eq(Mux(self._from_list, waiting.payload.as_value(), head.as_value())),
+            self._request.eq(Mux(turn.list, waiting.payload.request.as_value(), head.request.as_value())),
             waiting.pushed.eq(head),
-            self._leaves.eq((turn.head & (self._finish | waiting.push)) | waiting.follow),
+            self._leaves.eq((turn.head & (self._on_line.ends | waiting.push)) | waiting.follow),
             following.o.ready.eq(self._leaves | ~self._head_valid),
         ]
         with m.If(following.o.ready):
             m.d.sync += [head.eq(following.o.payload), self._head_valid.eq(following.o.valid),
                          self._issued.eq(0), self._ended.eq(0)]
         self._serve_list(m)
+        self._judge(m)
         self._follow(m)
         self._take_turns(m, following)
         self._fill_in(m)
@@ -217,12 +234,12 @@ class PageCache(wiring.Component):
             self._take_seal(m)
         with m.If(turn.prefetch & ~self._frees()):
             self._prefetch(m)
-        with m.If(turn.list):
+        with m.If(self._list_acts):
             self._act_for_list(m)
-        self._copy_ahead(m)
+        self._connect_copy(m)
         with m.If(turn.head):
             m.d.comb += waiting.follow.eq(0)
-            with m.Switch(request.op):
+            with m.Switch(head.request.op):
                 with m.Case(CacheOp.READ):
                     self._read(m)
                 with m.Case(CacheOp.WRITE):
@@ -235,29 +252,32 @@ class PageCache(wiring.Component):
                     self._flush(m)
         return m
 
-    def _copy_ahead(self, m):
-        """Copies what the slot says of the list whose turn comes next, so that it can begin with it."""
-        slots, waiting, copy = self._slots, self._waiting, self._copy
-        ahead, has_ahead, began = Signal(SlotState), Signal(), Signal()
-        arrives = self._turn.next & ~began
-        m.d.comb += self._wants_next.eq(waiting.next_valid & ~has_ahead & ~self._turn.next
-                                        & ~(self._early.turn & (waiting.next_of == self._early.slot)))
-        m.d.sync += began.eq(waiting.starts)
-        with m.If(self._turn.next):
+    def _connect_copy(self, m):
+        """Copies what the slot says of the list whose turn it is, or comes next so that it can begin with it."""
+        slots, waiting, copy, turn, early = self._slots, self._waiting, self._copy, self._turn, self._early
+        # A list that has its turn early has nothing of its slot. Who looks does not wait to know that, so that there
+        # may be a look or two for nothing.
+        looked_of = Mux(copy.began, waiting.of, waiting.next_of)
+        m.d.sync += [
+            self._current_is_early.eq(early.turn & (waiting.of == early.slot)),
+            self._next_is_early.eq(early.turn & (waiting.next_of == early.slot)),
+        ]
+        m.d.comb += [
+            copy.starts.eq(waiting.starts),
+            copy.ends.eq(waiting.ends),
+            copy.line.eq(waiting.payload.request.line),
+            copy.loads.eq(waiting.loads),
+            copy.loaded.eq(waiting.loaded.request.line),
+            copy.whole.eq(waiting.payload.whole),
+            copy.answer.eq(slots.hit_slot),
+            copy.is_current.eq(turn.list & ~copy.valid & ~(early.turn & (waiting.of == early.slot))),
+            copy.is_next.eq(turn.next & ~(early.turn & (looked_of == early.slot))),
+            copy.fetched_slot.eq(slots.write_slot),
+            self._wants_next.eq(waiting.next_valid & ~copy.has_next & ~turn.next & ~self._next_is_early),
+        ]
+        with m.If(copy.is_current | copy.is_next):
             m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
             self._mark(m, busy=1)
-            with m.If(began):
-                m.d.sync += [copy.eq(slots.hit_slot), self._has_copy.eq(1)]
-            with m.Else():
-                m.d.sync += [ahead.eq(slots.hit_slot), has_ahead.eq(1)]
-        with m.If(waiting.starts):
-            m.d.sync += [
-                copy.eq(Mux(arrives, slots.hit_slot.as_value(), ahead.as_value())),
-                self._has_copy.eq(arrives | has_ahead),
-                has_ahead.eq(0),
-            ]
-        with m.Elif(waiting.ends):
-            m.d.sync += self._has_copy.eq(0)
 
     def _take_turns(self, m, following):
         """Chooses who looks at the slot table in this clock, so that it may act in the next one."""
@@ -274,8 +294,8 @@ class PageCache(wiring.Component):
             slots.index.eq(looked_for.index),
         ]
         # The last request of a list needs the table, and is known a clock ahead.
-        list_wants = Mux(self._has_copy, self._list_waits | waiting.next_is_last,
-                         waiting.begun & ~(self._early.turn & (waiting.of == self._early.slot)))
+        list_wants = Mux(self._copy.valid, self._list_waits | waiting.next_is_last,
+                         waiting.begun & ~self._current_is_early)
         # The opener goes first, since the others may have to wait for it. None has two turns on end.
         with m.If(self.open_done.valid & ~turn.open):
             m.d.comb += chosen.open.eq(1)
@@ -329,6 +349,34 @@ class PageCache(wiring.Component):
         """Nothing may be fetched of a page while it is given back."""
         return self._head_valid & (self._head.request.op == CacheOp.FREE)
 
+    def _judge(self, m):
+        """What ends if it acts."""
+        slots, head = self._slots, self._head
+        response = self._out["write_response"]
+        is_here = slots.hit & ~slots.hit_flags.busy & self._could_end(self._on_line)
+        m.d.comb += self._on_list.ends.eq(self._could_end(self._on_list))
+        with m.Switch(head.request.op):
+            with m.Case(CacheOp.READ):
+                m.d.comb += self._on_line.ends.eq(is_here & ~self._list_reads)
+            with m.Case(CacheOp.WRITE):
+                has_effect = head.writes | head.request.poison
+                m.d.comb += self._on_line.ends.eq(Mux(has_effect, is_here, response.ready) & ~self._list_writes)
+            with m.Default():
+                m.d.comb += self._on_line.ends.eq(self._op_ends)
+
+    def _could_end(self, actor):
+        """Whether a READ, or a WRITE with an effect, can end whose page is here and not busy, if nobody wants what it
+        needs."""
+        lines, slot, request = self._lines, actor.slot, actor.request
+        response, error, seal = [self._out[name].ready for name in ("write_response", "error", "seal_job")]
+        is_partial = (slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)
+        seals = ~actor.is_written & (slot.count == PAGE_LINES - 1)
+        stores = (slot.state == PageState.OPEN) & ~request.poison & lines.write.ready & (~seals | seal)
+        is_refused = (slot.state == PageState.POISONED) | actor.refused
+        return Mux(request.op == CacheOp.READ,
+                   ((slot.state != PageState.SEALED) | actor.is_written) & lines.read.ready,
+                   ~is_partial & response & Mux(is_refused, error, stores))
+
     def _follow(self, m):
         """The head joins the list that the one before it has joined, if it is for the same page and that list has not
         ended: this needs no look at the slots, so it is done beside whatever else looks at them."""
@@ -350,21 +398,23 @@ class PageCache(wiring.Component):
         """What the list whose turn it is can do beside all else: its slot is busy for all others, so what the slot says
         is copied, counts here, and is written back with whatever else the list needs the slot table for."""
         lines, waiting = self._lines, self._waiting
-        request, slots = waiting.payload.request, self._slots
-        self._copy = copy = Signal(SlotState)
-        self._has_copy = Signal()
+        request = waiting.payload.request
+        actor, copy = self._on_list, self._copy.slot
+        self._list_acts = self._turn.list & self._copy.valid & waiting.valid
         self._list_waits = Signal()
         """The list's request needs the slot table; seen a clock late."""
         self._wants_next = Signal()
         """The list that comes next has no copy of its slot yet."""
+        self._current_is_early, self._next_is_early = Signal(), Signal()
+        """So it was a clock ago with the list that has its turn, or that comes next."""
         self._follow_fill(m)
         early_reads = self._early.here & (request.op == CacheOp.READ) & ~self.fetch_done.valid
         self._list_reads, self._list_writes = Signal(), Signal()
         self._looked_reads, self._looked_writes = Signal(), Signal()
         """The request that acts wants what a read, or a write, of the list wants too."""
         reads_passed, writes_passed = Signal(), Signal()
-        written, poison = (bits.bit_select(request.line, 1) for bits in (copy.written, copy.poison))
-        can = waiting.valid & self._has_copy & ~waiting.last
+        written, poison = actor.is_written, actor.is_poisoned
+        can = waiting.valid & self._copy.valid & ~waiting.last
         asks = Signal()
         reads = can & (request.op == CacheOp.READ) & ((copy.state != PageState.SEALED) | written)
         writes = (can & (request.op == CacheOp.WRITE) & (copy.state == PageState.OPEN) & ~request.poison
@@ -389,46 +439,39 @@ class PageCache(wiring.Component):
             m.d.comb += [
                 lines.write.valid.eq(response.ready),
                 response.valid.eq(lines.write.ready),
-                waiting.pop.eq(transfer(lines.write)),
+                waiting.pop.eq(response.ready & lines.write.ready),
+                self._copy.wrote.eq(waiting.pop),
             ]
-            with m.If(transfer(lines.write)):
-                m.d.sync += self._written(copy, copy, written, waiting.payload)
         with m.Else():
-            m.d.comb += waiting.pop.eq(self._from_list & self._has_copy & self._finish)
+            m.d.comb += waiting.pop.eq(self._list_acts & actor.ends)
 
-        # What counts of the slot of the request that acts.
-        self._slot = Signal(SlotState)
-        self._is_written, self._is_poisoned = Signal(), Signal()
-        m.d.comb += [
-            self._slot.eq(Mux(self._from_list, copy.as_value(), slots.hit_slot.as_value())),
-            self._is_written.eq(Mux(self._from_list, written, slots.hit_written)),
-            self._is_poisoned.eq(Mux(self._from_list, poison, slots.hit_poison)),
-        ]
-
-        by_list = self._list_reads | self._from_list
+        by_list = self._list_reads | self._turn.list
+        head = self._on_line
+        head_holds = head.slot.holds(head.is_written)
         m.d.comb += [
             lines.read.p.slot.eq(Mux(self._list_reads, waiting.of, self._number)),
-            lines.read.p.line.eq(Mux(by_list, request.line, self._head.request.line)),
+            lines.read.p.line.eq(Mux(by_list, request.line, head.request.line)),
         ]
         with m.If(lines.read.ready):
             m.d.sync += [
-                self._read_source.eq(Mux(by_list, request.source, self._head.request.source)),
-                self._read_holds.eq(Mux(self._list_reads, early_reads | copy.holds(written),
-                                        self._slot.holds(self._is_written))),
-                self._read_poison.eq(Mux(self._list_reads,
-                                         ~early_reads & ((copy.state == PageState.POISONED) | poison),
-                                         (self._slot.state == PageState.POISONED) | self._is_poisoned)),
+                self._read_source.eq(Mux(by_list, request.source, head.request.source)),
+                self._read_holds.eq((self._list_reads & early_reads)
+                                    | Mux(by_list, copy.holds(written), head_holds)),
+                self._read_poison.eq(Mux(by_list,
+                                         ~(self._list_reads & early_reads)
+                                         & ((copy.state == PageState.POISONED) | poison),
+                                         (head.slot.state == PageState.POISONED) | head.is_poisoned)),
             ]
         # Bytes that are not enabled stay, or are written as zeros where nothing was.
         writer = Signal(CacheRequest)
         write = lines.write.p
         m.d.comb += [
-            writer.eq(Mux(self._list_writes | self._from_list, request.as_value(),
-                          self._head.request.as_value())),
+            writer.eq(Mux(self._list_writes | self._turn.list, request.as_value(),
+                          head.request.as_value())),
             response.p.source.eq(writer.source),
             write.slot.slot.eq(Mux(self._list_writes, waiting.of, self._number)),
             write.slot.line.eq(writer.line),
-            write.enable.eq(Mux(Mux(self._list_writes, copy.holds(written), self._slot.holds(self._is_written)),
+            write.enable.eq(Mux(Mux(self._list_writes | self._turn.list, copy.holds(written), head_holds),
                                 writer.byte_enable, ~0)),
         ]
         for byte in range(LINE_BYTES):
@@ -461,30 +504,13 @@ class PageCache(wiring.Component):
                 waiting.wake.valid.eq(early.wake),
             ]
 
-    @staticmethod
-    def _written(target, slot, is_written, writer):
-        """Assigns `slot` as it is after the write `writer`."""
-        line = 1 << writer.request.line
-        return [
-            target.eq(slot),
-            target.written.eq(slot.written | line),
-            target.count.eq(slot.count + ~is_written),
-            target.poison.eq(Mux(writer.whole, slot.poison & ~line, slot.poison)),
-        ]
-
     def _act_for_list(self, m):
-        """What the first request of a list needs the slot table for; before all, the copy of its slot."""
-        slots = self._slots
-        with m.If(~self._has_copy):
-            m.d.sync += [self._copy.eq(slots.hit_slot), self._has_copy.eq(1)]
-            m.d.comb += self.events.prefetch_used.eq(slots.hit_flags.prefetched)
-            self._mark(m, busy=1)
-        with m.Elif(self._from_list):
-            m.d.comb += slots.write.eq(1)
-            with m.If(self._request.op == CacheOp.READ):
-                self._read(m)
-            with m.Else():
-                self._write(m)
+        """What the first request of a list needs the slot table for."""
+        m.d.comb += self._slots.write.eq(1)
+        with m.If(self._on_list.request.op == CacheOp.READ):
+            self._read_here(m, self._on_list)
+        with m.Else():
+            self._write_here(m, self._on_list)
 
     def _connect_reads(self, m):
         """The second pipeline step of a read: data from the line store meets what was known of the line."""
@@ -508,7 +534,7 @@ class PageCache(wiring.Component):
 
     def _fill_in(self, m):
         """What every job and change would say, by who acts: so only whether there is one is found late in the clock."""
-        slots, turn, request, acting = self._slots, self._turn, self._request, self._acting
+        slots, turn, request = self._slots, self._turn, self._request
         fetch, opens, seal = [self._out[name].p for name in ("fetch_job", "open_job", "seal_job")]
         of_event = turn.open | turn.fetch | turn.seal
         way, sealed = Signal.like(slots.hit_way), Signal(SlotState)
@@ -521,8 +547,8 @@ class PageCache(wiring.Component):
             page.eq(Mux(of_event, slots.hit_slot.page, Mux(turn.prefetch, proposal.page, request.page))),
             info.eq(Mux(of_event, slots.hit_slot.stream.as_value(),
                         Mux(turn.prefetch, proposal.stream.as_value(), request.stream.as_value()))),
-            self._stored.eq(self._slot),
-            *self._written(self._stored, self._slot, self._is_written, acting),
+            *(statement for actor in (self._on_line, self._on_list) for statement in assign_written(
+                actor.stored, actor.slot, actor.request.line, actor.entry.whole, actor.is_written)),
             slots.write_way.eq(way),
 
             fetch.slot.eq(self._number),
@@ -540,8 +566,10 @@ class PageCache(wiring.Component):
             opens.stream.eq(info),
 
             # The line that completes a page may be the one that heals it.
-            sealed.eq(Mux(slots.hit, Mux(request.op == CacheOp.WRITE, self._stored.as_value(),
-                                         slots.hit_slot.as_value()), slots.victim_slot.as_value())),
+            sealed.eq(Mux(turn.list, self._on_list.stored.as_value(),
+                          Mux(slots.hit, Mux(self._head.request.op == CacheOp.WRITE,
+                                             self._on_line.stored.as_value(), slots.hit_slot.as_value()),
+                              slots.victim_slot.as_value()))),
             seal.kind.eq(Mux(slots.hit & (request.op != CacheOp.FLUSH), SealKind.SEAL, SealKind.SPILL)),
             seal.slot.eq(self._number),
             seal.page.eq(sealed.page),
@@ -553,9 +581,9 @@ class PageCache(wiring.Component):
         with m.If(of_event):
             m.d.comb += slots.write_slot.eq(slots.hit_slot)
         with m.Elif(turn.list):
-            m.d.comb += slots.write_slot.eq(self._copy)
+            m.d.comb += slots.write_slot.eq(self._copy.slot)
         with m.Elif(slots.hit):
-            m.d.comb += slots.write_slot.eq(self._stored)
+            m.d.comb += slots.write_slot.eq(self._on_line.stored)
         with m.Else():
             m.d.comb += [slots.write_slot.page.eq(page), slots.write_slot.stream.eq(info)]
 
@@ -604,8 +632,7 @@ class PageCache(wiring.Component):
             ]
         with m.If(taken):
             self._mark(m, busy=self._waiting.waits, prefetched=slots.hit_flags.prefetched & ~used)
-            with m.If(goes_on):
-                m.d.sync += [self._copy.eq(slots.write_slot), self._has_copy.eq(1)]
+            m.d.comb += self._copy.fetched.eq(goes_on)
 
     def _take_seal(self, m):
         """The slot is free again, unless somebody waits for the page that was in it: then it is fetched again."""
@@ -652,44 +679,43 @@ class PageCache(wiring.Component):
 
     # Requests to the movers
 
-    def _join(self, m):
+    def _join(self, m, actor):
         """The head joins the list of its slot, or the list waits for what its first request has caused."""
-        m.d.comb += [self._waiting.push.eq(~self._from_list), self._waiting.leave.eq(self._from_list)]
+        m.d.comb += (self._waiting.leave if actor.of_list else self._waiting.push).eq(1)
 
-    def _fetch(self, m, *, prefetched=0):
-        """Gives a slot to the page and asks for its content."""
-        slots, request, job = self._slots, self._request, self._out["fetch_job"]
+    def _fetch(self, m, *, to_write=0, prefetched=0):
+        """Gives a slot to a page and asks for its content."""
+        slots, job = self._slots, self._out["fetch_job"]
         m.d.comb += [slots.write.eq(job.ready), job.valid.eq(1)]
-        to_write = 0 if prefetched else (request.op == CacheOp.WRITE) & ~request.poison
         with m.If(job.ready):
             self._mark(m, busy=1, prefetched=prefetched)
             m.d.sync += self._fetched_to_write.bit_select(self._number, 1).eq(to_write)
 
-    def _complete(self, m):
-        """Fetches what the request wants of its page, which is here in part."""
-        job = self._out["fetch_job"]
-        m.d.comb += job.valid.eq(self._can_join())
-        with m.If(transfer(job)):
+    def _ask(self, m, actor, job):
+        """Asks a mover for what the request wants of its page, which is here, and lets it wait for that."""
+        can = self._can_join(actor)
+        m.d.comb += job.valid.eq(can)
+        with m.If(can & job.ready):
             self._mark(m, busy=1)
-            self._join(m)
+            self._join(m, actor)
 
     def _miss(self, m, *, joins=True):
         """Makes room for the head's page and fetches it; the head waits until there is room, and then in the page's
         list, unless not even then."""
-        slots = self._slots
+        slots, request = self._slots, self._head.request
         with m.If(slots.victim_dirty):
             with m.If(slots.victim & ~self._spilling):
                 m.d.sync += self._spilling.eq(self._out["seal_job"].ready)
                 self._store(m)
-        with m.Elif(slots.victim & (self._can_join() if joins else 1)):
-            self._fetch(m)
+        with m.Elif(slots.victim & (self._can_join(self._on_line) if joins else 1)):
+            self._fetch(m, to_write=(request.op == CacheOp.WRITE) & ~request.poison)
             if joins:
-                with m.If(transfer(self._out["fetch_job"])):
-                    self._join(m)
+                with m.If(self._out["fetch_job"].ready):
+                    self._join(m, self._on_line)
 
-    def _can_join(self):
-        """Whether the head can join a list; a list's own request has its place."""
-        return self._waiting.room | self._from_list
+    def _can_join(self, actor):
+        """Whether a request can join a list; a list's own has its place."""
+        return 1 if actor.of_list else self._waiting.room
 
     def _store(self, m):
         """Sends the OPEN page in the slot to the sealer, unless that is not ready."""
@@ -697,16 +723,6 @@ class PageCache(wiring.Component):
         m.d.comb += job.valid.eq(1)
         with m.If(job.ready):
             self._mark(m, busy=1)
-            # What is left of a list waits for the end of this.
-            m.d.comb += self._waiting.leave.eq(self._from_list)
-
-    def _change(self, m):
-        """Asks the opener for a change of the request's page, which is here."""
-        job = self._out["open_job"]
-        m.d.comb += job.valid.eq(self._can_join())
-        with m.If(transfer(job)):
-            self._mark(m, busy=1)
-            self._join(m)
 
     def _prefetch(self, m):
         slots = self._slots
@@ -721,114 +737,113 @@ class PageCache(wiring.Component):
 
     # Requests of the host and of commands
 
-    def _count(self, m):
+    def _count(self, m, actor):
         """Counts the request as it ends, and the first use of a prefetched page; with the last request of a list its
         page is there for all."""
         slots = self._slots
-        with m.If(self._finish):
-            with m.If(self._from_list):
+        with m.If(actor.ends):
+            if actor.of_list:
                 with m.If(self._waiting.last):
                     self._mark(m)
-            with m.Else():
+            else:
                 m.d.comb += [self.events.hit.eq(1), self.events.prefetch_used.eq(slots.hit_flags.prefetched)]
                 with m.If(slots.hit_flags.prefetched):
                     self._mark(m)
-
-    def _busy(self):
-        """Whether the head has to wait for its page, which is here."""
-        return self._slots.hit_flags.busy & ~self._from_list
-
-    def _queue_up(self, m):
-        """The head joins those that wait for its page already."""
-        m.d.comb += self._waiting.push.eq(self._waiting.room)
 
     def _read(self, m):
         slots = self._slots
         with m.If(~slots.hit):
             self._miss(m)
-        with m.Elif(self._busy()):
-            self._queue_up(m)
-        with m.Elif((self._slot.state == PageState.SEALED) & ~self._is_written):
-            self._complete(m)
+        with m.Elif(slots.hit_flags.busy):
+            m.d.comb += self._waiting.push.eq(self._waiting.room)
         with m.Else():
-            self._count(m)
-            m.d.comb += self._looked_reads.eq(1)
-            with m.If(~self._list_reads):
-                m.d.comb += [self._lines.read.valid.eq(1), self._finish.eq(self._lines.read.ready)]
+            self._read_here(m, self._on_line)
+
+    def _read_here(self, m, actor):
+        """A read whose page is here and not busy, unless for the list that it is of."""
+        with m.If((actor.slot.state == PageState.SEALED) & ~actor.is_written):
+            self._ask(m, actor, self._out["fetch_job"])
+        with m.Else():
+            self._count(m, actor)
+            m.d.comb += [self._looked_reads.eq(1), self._lines.read.valid.eq(1)]
 
     def _write(self, m):
-        slots, request, slot = self._slots, self._request, self._slot
-        nothing = ~self._acting.writes & ~request.poison
-        with m.If(nothing):
+        slots, head = self._slots, self._head
+        with m.If(~head.writes & ~head.request.poison):
             self._complete_write(m)
         with m.Elif(~slots.hit):
             self._miss(m)
-        with m.Elif(self._busy()):
-            self._queue_up(m)
-        with m.Elif((slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)):
-            self._complete(m)
-        with m.Elif(self._from_list & self._waiting.refused):
-            self._refuse_write(m, ErrorKind.NO_ROOM)
-        with m.Elif(request.poison & (slot.state == PageState.POISONED)):
-            self._refuse_write(m, ErrorKind.HOST_POISON)
-        with m.Elif(request.poison):
-            self._change(m)
-        with m.Elif(slot.state == PageState.POISONED):
-            self._refuse_write(m, ErrorKind.WRITE_POISONED)
-        with m.Elif(slot.state == PageState.OPEN):
-            self._store_line(m)
+        with m.Elif(slots.hit_flags.busy):
+            m.d.comb += self._waiting.push.eq(self._waiting.room)
         with m.Else():
-            self._change(m)
+            self._write_here(m, self._on_line)
+
+    def _write_here(self, m, actor):
+        """A write with an effect whose page is here and not busy, unless for the list that it is of."""
+        slot, poison = actor.slot, actor.request.poison
+        with m.If((slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)):
+            self._ask(m, actor, self._out["fetch_job"])
+        with m.Elif(actor.refused):
+            self._refuse_write(m, actor, ErrorKind.NO_ROOM)
+        with m.Elif(poison & (slot.state == PageState.POISONED)):
+            self._refuse_write(m, actor, ErrorKind.HOST_POISON)
+        with m.Elif(poison):
+            self._ask(m, actor, self._out["open_job"])
+        with m.Elif(slot.state == PageState.POISONED):
+            self._refuse_write(m, actor, ErrorKind.WRITE_POISONED)
+        with m.Elif(slot.state == PageState.OPEN):
+            self._store_line(m, actor)
+        with m.Else():
+            self._ask(m, actor, self._out["open_job"])
 
     def _complete_write(self, m):
-        response = self._out["write_response"]
-        self._count(m)
+        self._count(m, self._on_line)
         m.d.comb += self._looked_writes.eq(1)
         with m.If(~self._list_writes):
-            m.d.comb += [response.valid.eq(1), self._finish.eq(response.ready)]
+            m.d.comb += self._out["write_response"].valid.eq(1)
 
-    def _refuse_write(self, m, kind):
+    def _refuse_write(self, m, actor, kind):
         """Completes the write without its effect, and says why in an error record."""
-        request, response, error = self._request, self._out["write_response"], self._out["error"]
-        self._count(m)
-        m.d.comb += self._looked_writes.eq(1)
+        request, response, error = actor.request, self._out["write_response"], self._out["error"]
+        self._count(m, actor)
+        m.d.comb += [
+            self._looked_writes.eq(1),
+            error.p.kind.eq(kind),
+            error.p.address.eq(Cat(Signal(6), request.line, request.page)),
+            error.p.detail.eq(request.source.tag),
+        ]
         with m.If(~self._list_writes):
-            m.d.comb += [
-                error.p.kind.eq(kind),
-                error.p.address.eq(Cat(Signal(6), request.line, request.page)),
-                error.p.detail.eq(request.source.tag),
-                response.valid.eq(error.ready),
-                error.valid.eq(response.ready),
-                self._finish.eq(response.ready & error.ready),
-            ]
+            m.d.comb += [response.valid.eq(error.ready), error.valid.eq(response.ready)]
 
-    def _store_line(self, m):
+    def _store_line(self, m, actor):
         """Writes the line into the OPEN page; the 64th distinct line seals the page."""
         slots, lines = self._slots, self._lines
         response = self._out["write_response"]
-        seals = ~self._is_written & (self._slot.count == PAGE_LINES - 1)
-        self._count(m)
+        seals = ~actor.is_written & (actor.slot.count == PAGE_LINES - 1)
+        can_write = ~seals | self._out["seal_job"].ready
+        self._count(m, actor)
         m.d.comb += self._looked_writes.eq(1)
         with m.If(~self._list_writes):
             m.d.comb += [
-                lines.write.valid.eq(response.ready & (~seals | self._out["seal_job"].ready)),
-                response.valid.eq(transfer(lines.write)),
-                self._finish.eq(transfer(lines.write)),
+                lines.write.valid.eq(response.ready & can_write),
+                response.valid.eq(lines.write.ready & can_write),
             ]
-        with m.If(self._finish):
+        with m.If(actor.ends):
             m.d.comb += slots.write.eq(1)
-            with m.If(self._from_list):
-                m.d.comb += slots.write_slot.eq(self._stored)
-                m.d.sync += self._copy.eq(self._stored)
+            if actor.of_list:
+                m.d.comb += [slots.write_slot.eq(actor.stored), self._copy.wrote.eq(1)]
             with m.If(seals):
                 self._store(m)
+                if actor.of_list:
+                    # What is left of the list waits for the end of this.
+                    m.d.comb += self._waiting.leave.eq(1)
 
     def _finish_op(self, m):
         done = self._out["op_done"]
         m.d.comb += [
             done.valid.eq(1),
-            done.payload.eq(self._request.source),
-            self._finish.eq(done.ready),
+            done.payload.eq(self._head.request.source),
+            self._op_ends.eq(done.ready),
         ]
 
     def _seal(self, m):
@@ -852,7 +867,7 @@ class PageCache(wiring.Component):
             self._store(m)
         with m.Else():
             self._finish_op(m)
-            with m.If(self._finish & slots.hit):
+            with m.If(self._op_ends & slots.hit):
                 self._mark(m, valid=0)
 
     def _free(self, m):

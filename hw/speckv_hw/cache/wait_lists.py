@@ -17,8 +17,8 @@ class WaitLists(wiring.Component):
     request is in `payload` while `valid`. `pop` takes it away, `leave` ends the turn of the list, which keeps what is
     left of it until it is woken again; both may come together, and a list's turn also ends where it becomes empty.
     What comes next is read ahead, so that `payload` is a register: one request a clock in and one out, and lists
-    without a gap between them; there is a gap of a clock where what comes next was appended just before, after a
-    `leave` and after a list of one request. `push` and `leave` not in one clock. Empty on reset.
+    without a gap between them; there is a gap of a clock where what comes next was appended just before and after a
+    list of one request, and one of two after a `leave`. `push` and `leave` not in one clock. Empty on reset.
 
     Parameters
     ----------
@@ -52,6 +52,8 @@ class WaitLists(wiring.Component):
         No other request waits for `of`.
     next_is_last : Out
         The request behind `payload` was the last one in the clock before.
+    loads, loaded : Out
+        `payload` changes with the next clock, and to what.
     pop, leave : In
     begun : Out
         A list has its turn, that of `of`, also where its request is still to come.
@@ -77,6 +79,8 @@ class WaitLists(wiring.Component):
             "wake": In(stream.Signature(data.StructLayout({"slot": slot, "refused": 1}))),
             "valid": Out(1),
             "payload": Out(request),
+            "loads": Out(1),
+            "loaded": Out(request),
             "of": Out(slot),
             "refused": Out(1),
             "last": Out(1),
@@ -134,12 +138,11 @@ class WaitLists(wiring.Component):
             self.can_follow.eq(self._has_place & filled.bit_select(joined, 1)
                                & ~(self.valid & self.last & (self.of == joined))),
             self.waits.eq(filled.bit_select(self.asked, 1)),
-            self.last.eq(current == last_read.data),
             ends.eq(self.valid & (self.leave | (self.pop & self.last))),
             self.begun.eq(self.valid | loading),
             self.next_valid.eq(turns.o.valid),
             self.next_of.eq(turns.o.p.slot),
-            starts.eq(turns.o.valid & (ends | ~self.begun)),
+            starts.eq(turns.o.valid & ((ends & self.last) | ~self.begun)),
             turns.o.ready.eq(starts),
         ]
         with m.If(starts):
@@ -147,42 +150,49 @@ class WaitLists(wiring.Component):
         with m.Elif(self.pop):
             m.d.sync += self.refused.eq(0)
 
-        # What is read in this clock is in `ahead` in the next one, if it is the request behind that in `payload`, or
-        # the head of the list whose turn is next; while `loading` it is the one that `payload` lacks.
-        is_next, is_head = Signal(), Signal()
-        ahead = Signal(index)
-        moves = Signal()
+        # The memory has been read, at `ahead`, for the request behind that in `payload`, or for the head of the list
+        # whose turn is next; while `loading` for the one that `payload` lacks. What is read does not hang on who takes
+        # it, only whether something is: `pop` and `leave` are known late.
+        is_next, is_head, has_ahead = Signal(), Signal(), Signal()
+        ahead, ahead_of = Signal(index), Signal(len(self.slot))
+        moves, behind_ahead, is_last = Signal(), Signal(), Signal()
+        ahead_is_last = ahead == ahead_last_read.data
         m.d.comb += [
             next_read.addr.eq(current),
             second_read.addr.eq(ahead),
-            ahead_last_read.addr.eq(Mux(is_head, turns.o.p.slot, self.of)),
-            moves.eq(Mux(ends, starts & is_head, self.pop & is_next)),
+            ahead_of.eq(Mux(is_head, turns.o.p.slot, self.of)),
+            ahead_last_read.addr.eq(ahead_of),
+            # A head is not what comes next, if a request was appended since.
+            has_ahead.eq(is_next | (is_head & self.last)),
+            moves.eq(Mux(ends, starts & is_head, self.pop) & has_ahead),
+            is_last.eq(Mux(loading, current == last_read.data, self.last)),
+            behind_ahead.eq(Mux(has_ahead, ~ahead_is_last, self.begun & ~is_last)),
+            request_read.addr.eq(Mux(behind_ahead, Mux(has_ahead, second_read.data, following), head_read.data)),
+            request_read.en.eq(moves | ~has_ahead),
         ]
-        m.d.sync += [is_next.eq(0), is_head.eq(0), loading.eq(0), ahead.eq(request_read.addr),
-                     self.next_is_last.eq(Mux(moves, second_read.data == ahead_last_read.data,
-                                              following == last_read.data))]
+        m.d.sync += [
+            loading.eq(~has_ahead & (starts | (self.pop & ~ends))),
+            self.next_is_last.eq(Mux(moves, second_read.data == ahead_last_read.data, following == last_read.data)),
+        ]
         with m.If(moves):
-            with m.If(ahead != ahead_last_read.data):
-                m.d.comb += request_read.addr.eq(second_read.data)
-                m.d.sync += is_next.eq(1)
-            with m.Else():
-                m.d.comb += request_read.addr.eq(head_read.data)
-                m.d.sync += is_head.eq(turns.o.valid & ~starts)
-        with m.Elif(starts | (self.pop & ~ends)):
-            m.d.comb += request_read.addr.eq(Mux(starts, head_read.data, following))
-            m.d.sync += loading.eq(1)
-        with m.Elif(self.last):
-            m.d.comb += request_read.addr.eq(head_read.data)
-            m.d.sync += is_head.eq(turns.o.valid & self.begun & ~ends)
-        with m.Else():
-            m.d.comb += request_read.addr.eq(following)
-            m.d.sync += is_next.eq(self.begun & ~ends)
+            m.d.sync += [is_next.eq(behind_ahead), is_head.eq(~behind_ahead & turns.o.valid & ~starts)]
+        with m.Elif(ends | starts | (~has_ahead & self.pop)):
+            m.d.sync += [is_next.eq(0), is_head.eq(0)]
+        with m.Elif(~has_ahead):
+            m.d.sync += [is_next.eq(behind_ahead), is_head.eq(~behind_ahead & turns.o.valid & self.begun)]
+        with m.If(request_read.en):
+            m.d.sync += ahead.eq(request_read.addr)
         with m.If(moves):
             m.d.sync += current.eq(ahead)
         with m.Elif(starts | self.pop):
             m.d.sync += current.eq(request_read.addr)
-        with m.If(moves | loading):
-            m.d.sync += [self.payload.eq(request_read.data), self.valid.eq(1)]
+        with m.If(moves):
+            m.d.sync += self.last.eq(ahead_is_last & ~(appends & (target == ahead_of)))
+        with m.Else():
+            m.d.sync += self.last.eq(is_last & ~(appends & (target == self.of)))
+        m.d.comb += [self.loads.eq(moves | loading), self.loaded.eq(request_read.data)]
+        with m.If(self.loads):
+            m.d.sync += [self.payload.eq(self.loaded), self.valid.eq(1)]
         with m.Elif(self.pop | self.leave):
             m.d.sync += self.valid.eq(0)
 

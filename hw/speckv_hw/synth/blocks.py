@@ -1,5 +1,7 @@
 """The blocks that are synthesised each on their own, and the whole device."""
 
+from dataclasses import replace
+
 from speckv_hw.cache.page_cache import PageCache
 from speckv_hw.codec.lossless_decoder import LosslessDecoder
 from speckv_hw.codec.lossless_encoder import LosslessEncoder
@@ -27,6 +29,12 @@ from speckv_hw.top import Device
 
 __all__ = ["BLOCKS"]
 
+
+def _without_codecs(block):
+    """A mover as it is with `raw` alone: the codecs, most of its area otherwise, are blocks of their own."""
+    return lambda config: block(replace(config, codecs=("raw",)))
+
+
 BLOCKS = {
     "endpoint": Endpoint,
     "context_table": lambda config: ContextTable(config, Access),
@@ -34,9 +42,9 @@ BLOCKS = {
     "command_engine": CommandEngine,
     "page_cache": PageCache,
     "prefetcher": Prefetcher,
-    "fetcher": Fetcher,
+    "fetcher": _without_codecs(Fetcher),
     "opener": Opener,
-    "sealer": Sealer,
+    "sealer": _without_codecs(Sealer),
     "raw_encoder": lambda config: RawEncoder(),
     "raw_decoder": lambda config: RawDecoder(),
     "speckv_encoder": lambda config: SpeckvEncoder(config.lanes),
@@ -55,5 +63,6 @@ BLOCKS = {
 }
 """Makes the component of each block from a `DeviceConfig`, with the parameters that it has in `Device`.
 
-`page_encoder` and `page_decoder` hold all codecs of the configuration; `fetcher` and `sealer` hold those.
+`page_encoder` and `page_decoder` hold all codecs of the configuration; in `Device` the sealer holds the former and the
+fetcher the latter, here both have `raw` alone.
 """
