@@ -55,7 +55,8 @@ class Steps:
         self.only("walk_request")
         asked, = await receive(self.ctx, self.dut.walk_request, 1)
         assert asked.line << 2 | asked.quarter == PAGE
-        self.ctx.set(self.dut.walk_data.payload, {"data": line, "error": error, "partial": partial})
+        entry = Entry.from_bits(line >> 128 * (PAGE % 4) & (1 << 128) - 1)
+        self.ctx.set(self.dut.walk_data.payload, {"entry": entry, "data": line, "error": error, "partial": partial})
         self.ctx.set(self.dut.walk_data.valid, 1)
         if error or partial:
             await self.ctx.tick()

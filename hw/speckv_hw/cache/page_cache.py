@@ -258,8 +258,9 @@ class PageCache(wiring.Component):
         # A list that has its turn early has nothing of its slot. Who looks does not wait to know that, so that there
         # may be a look or two for nothing.
         looked_of = Mux(copy.began, waiting.of, waiting.next_of)
+        is_early = early.turn & (waiting.of == early.slot)
         m.d.sync += [
-            self._current_is_early.eq(early.turn & (waiting.of == early.slot)),
+            self._has_turn.eq(waiting.begun & ~waiting.ends & ~is_early),
             self._next_is_early.eq(early.turn & (waiting.next_of == early.slot)),
         ]
         m.d.comb += [
@@ -270,7 +271,7 @@ class PageCache(wiring.Component):
             copy.loaded.eq(waiting.loaded.request.line),
             copy.whole.eq(waiting.payload.whole),
             copy.answer.eq(slots.hit_slot),
-            copy.is_current.eq(turn.list & ~copy.valid & ~(early.turn & (waiting.of == early.slot))),
+            copy.is_current.eq(turn.list & ~copy.valid & ~is_early),
             copy.is_next.eq(turn.next & ~(early.turn & (looked_of == early.slot))),
             copy.fetched_slot.eq(slots.write_slot),
             self._wants_next.eq(waiting.next_valid & ~copy.has_next & ~turn.next & ~self._next_is_early),
@@ -294,8 +295,7 @@ class PageCache(wiring.Component):
             slots.index.eq(looked_for.index),
         ]
         # The last request of a list needs the table, and is known a clock ahead.
-        list_wants = Mux(self._copy.valid, self._list_waits | waiting.next_is_last,
-                         waiting.begun & ~self._current_is_early)
+        list_wants = Mux(self._copy.valid, self._list_waits | waiting.next_is_last, self._has_turn)
         # The opener goes first, since the others may have to wait for it. None has two turns on end.
         with m.If(self.open_done.valid & ~turn.open):
             m.d.comb += chosen.open.eq(1)
@@ -306,8 +306,8 @@ class PageCache(wiring.Component):
         with m.Elif(self.seal_done.valid & ~turn.seal):
             m.d.comb += chosen.seal.eq(1)
             self._look_at_slot(m, self.seal_done.p.slot)
-        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~list_wants & ~self._frees()
-                    & ~self._wants_next & (head_waited | ~(self._head_valid | following.o.valid))):
+        with m.Elif(self.prefetch.valid & ~turn.prefetch & ~list_wants & ~self._wants_next
+                    & (head_waited | ~(self._head_valid | following.o.valid))):
             m.d.comb += [
                 chosen.prefetch.eq(1),
                 slots.page.eq(self.prefetch.p.page),
@@ -405,8 +405,8 @@ class PageCache(wiring.Component):
         """The list's request needs the slot table; seen a clock late."""
         self._wants_next = Signal()
         """The list that comes next has no copy of its slot yet."""
-        self._current_is_early, self._next_is_early = Signal(), Signal()
-        """So it was a clock ago with the list that has its turn, or that comes next."""
+        self._has_turn, self._next_is_early = Signal(), Signal()
+        """A clock ago: a list had its turn, and not early; the one that comes next was to have it early."""
         self._follow_fill(m)
         early_reads = self._early.here & (request.op == CacheOp.READ) & ~self.fetch_done.valid
         self._list_reads, self._list_writes = Signal(), Signal()
@@ -783,8 +783,9 @@ class PageCache(wiring.Component):
         slot, poison = actor.slot, actor.request.poison
         with m.If((slot.state == PageState.SEALED) & (slot.count != PAGE_LINES)):
             self._ask(m, actor, self._out["fetch_job"])
-        with m.Elif(actor.refused):
-            self._refuse_write(m, actor, ErrorKind.NO_ROOM)
+        if actor.of_list:
+            with m.Elif(actor.refused):
+                self._refuse_write(m, actor, ErrorKind.NO_ROOM)
         with m.Elif(poison & (slot.state == PageState.POISONED)):
             self._refuse_write(m, actor, ErrorKind.HOST_POISON)
         with m.Elif(poison):

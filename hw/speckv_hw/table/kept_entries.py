@@ -5,8 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.mem.flag_queue import FlagQueue
-from speckv_hw.stream import transfer
+from speckv_hw.stream import Fifo, transfer
 from speckv_hw.table.claims import Claim
 from speckv_hw.table.writer import EndedJob, WriteJob
 from speckv_hw.types import (
@@ -36,11 +35,13 @@ class Walk(data.Struct):
 
 
 class WalkData(data.Struct):
+    entry: Entry
+    """The one that was asked for."""
     data: LINE_BITS
-    """Right in the quarter that was asked for."""
+    """The line, unless `partial`."""
     error: 1
     partial: 1
-    """Other quarters may be out of date: not for the TLB."""
+    """Other entries of the line may be out of date: nothing for the TLB."""
 
 
 class JobDone(data.Struct):
@@ -212,19 +213,22 @@ class KeptEntries(wiring.Component):
         """Walks overlap in DRAM while nothing is kept, and go one by one else."""
         partial, gives, fails = Signal(), Signal(), Signal()
         reading = Signal(range(READS + 1))
-        m.submodules.partials = partials = FlagQueue(READS)
-        answers = ~gives & partials.o.valid
+        m.submodules.asked = asked = Fifo(data.StructLayout({"partial": 1, "quarter": range(ENTRIES_PER_LINE)}), READS)
+        answers = ~gives & asked.o.valid
+        entries = self.read_data.p.data.word_select(asked.o.p.quarter, LINE_BITS // ENTRIES_PER_LINE)
         m.d.sync += reading.eq(reading + transfer(self.read_request) - transfer(self.read_data))
         m.d.comb += [
             self.read_request.p.line.eq(search.walk.line),
             self.read_request.p.count.eq(1),
-            partials.i.payload.eq(partial),
-            partials.i.valid.eq(transfer(self.read_request)),
-            partials.o.ready.eq(transfer(self.read_data)),
+            asked.i.p.partial.eq(partial),
+            asked.i.p.quarter.eq(search.walk.quarter),
+            asked.i.valid.eq(transfer(self.read_request)),
+            asked.o.ready.eq(transfer(self.read_data)),
             self.walked.valid.eq(gives | (answers & self.read_data.valid)),
-            self.walked.p.data.eq(Mux(gives, Cat([search.entry] * ENTRIES_PER_LINE), self.read_data.p.data)),
+            self.walked.p.entry.eq(Mux(gives, search.entry.as_value(), entries)),
+            self.walked.p.data.eq(self.read_data.p.data),
             self.walked.p.error.eq(Mux(gives, fails, self.read_data.p.error)),
-            self.walked.p.partial.eq(gives | partials.o.payload),
+            self.walked.p.partial.eq(gives | asked.o.p.partial),
             self.read_data.ready.eq(answers & self.walked.ready),
         ]
         with m.FSM(name="walk"):

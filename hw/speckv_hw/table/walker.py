@@ -108,7 +108,6 @@ class Walker(wiring.Component):
             right_check.eq(check_bits(entry)),
             stray.eq((entry.state == PageState.EMPTY) & entry.as_value().any()),
         ]
-        walked = self.walk_data.payload.data.word_select(quarter, Entry.as_shape().size)
 
         proceed = Signal()
         m.d.comb += [
@@ -197,7 +196,7 @@ class Walker(wiring.Component):
 
             with m.State("FILL"):
                 m.d.comb += self.tlb_request.payload.op.eq(TlbOp.FILL)
-                m.d.sync += [entry.eq(walked), failed.eq(self.walk_data.payload.error)]
+                m.d.sync += [entry.eq(self.walk_data.payload.entry), failed.eq(self.walk_data.payload.error)]
                 walk = self.walk_data.payload
                 with m.If(walk.error | walk.partial):
                     m.d.comb += self.walk_data.ready.eq(1)
