@@ -76,7 +76,7 @@ def contract_of(dut, *, only=None, skip=(), meanings=None, free=()):
     m.submodules.dut = dut
     for name, flow, port in streams_of(dut):
         if flow == In:
-            contract(m, port, Assume, name)
+            contract(m, port, Assume, name, meanings.get(name))
         elif only in (None, name) and name not in skip:
             contract(m, port, Assert, name, meanings.get(name))
     inputs = inputs_of(dut)

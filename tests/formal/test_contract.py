@@ -90,6 +90,16 @@ def tlb_request(request):
                Mux(request.op == TlbOp.FILL, request.line[:8], 0))
 
 
+def walked(walk):
+    """Of a line that is out of date in part the entry alone counts; its lowest byte stands for all."""
+    return Cat(walk.entry.as_value()[:8], walk.error, walk.partial, Mux(walk.partial, 0, walk.data[:8]))
+
+
+def lowest_bytes(read):
+    """Of each entry of a line that was read."""
+    return Cat(read.error, *(read.data.word_select(n, 128)[:8] for n in range(4)))
+
+
 def retry(job):
     """Quarter and entry come from the slot, which nobody changes while its line is claimed."""
     return Cat(job.line, job.count)
@@ -199,8 +209,9 @@ CASES = {
     "MemoryPort": Case(lambda: MemoryPort(SMALL, 2, 2, 4), more=axi_channels("ar", "aw", "w")),
     "Share": Case(lambda: Share(2, 2, 3, 2)),
     "Tlb": Case(lambda: Tlb(SMALL)),
-    "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request}, more=walks_end_that_began, clocks=14),
-    "KeptEntries": Case(lambda: KeptEntries(2, 2), {"retry": retry}),
+    "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request, "walk_data": walked}, more=walks_end_that_began,
+                   clocks=14),
+    "KeptEntries": Case(lambda: KeptEntries(2, 2), {"retry": retry, "walked": walked, "read_data": lowest_bytes}),
     "EntryWriter": Case(EntryWriter, {"ended": ended}, more=ends_follow_jobs, clocks=12),
     "ContextTable": Case(lambda: ContextTable(SMALL, 2)),
     "DescriptorTable": Case(lambda: DescriptorTable(SMALL)),
