@@ -102,3 +102,7 @@ def main(preset, quick, dtype, seed, reports):
         run(DeviceConfig.preset(preset), Size.quick() if quick else Size(), reports, dtype=dtype, seed=seed)
     except (BuildError, SpeckvError) as error:
         raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
