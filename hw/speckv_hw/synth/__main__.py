@@ -87,7 +87,7 @@ def _table(results, config_name):
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="Change a parameter of the preset; may be repeated.")
 @click.option("--no-route", is_flag=True, help="Area only.")
-@click.option("--timeout", default=3600.0, show_default=True, help="Seconds that a tool may run.")
+@click.option("--timeout", default=3600.0, show_default=True, help="Seconds a tool may run, the fast router a third.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default="build",
               show_default=True, help="Gets synth/ with netlists and logs, and reports/synth.json.")
 def main(names, preset, assignments, no_route, timeout, output):
