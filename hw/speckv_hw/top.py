@@ -22,16 +22,19 @@ from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.stream import Arbiter, chain
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
+from speckv_hw.table.entry_updater import POSTED
 from speckv_hw.table.page_table import PageTable
 from speckv_hw.table.share import Share
-from speckv_hw.table.walker import POSTED
-from speckv_hw.types import AllocateRequest, AllocateResponse, FreeRequest, TableRequest, TableResponse
+from speckv_hw.types import AllocateRequest, AllocateResponse, FreeRequest, TableOp, TableRequest, TableResponse
 
 __all__ = ["Device"]
 
 FETCH_READ_LINES = 512
 """Lines that DRAM can have under way for the fetcher: what 64 B a clock at some 400 clocks of latency take."""
 TABLE_READ_LINES = 16
+TABLE_CLIENTS = (TableOp.LOOKUP, TableOp.LOOKUP, TableOp.LOOKUP, TableOp.UPDATE, TableOp.CLEAR, TableOp.LOOKUP)
+"""Fetcher, opener, sealer; opener and sealer, to change entries; commands; the fetcher, for lines that it is not asked
+for yet."""
 
 
 class Device(wiring.Component):
@@ -88,7 +91,7 @@ class Device(wiring.Component):
         m.submodules.fetcher = self._fetcher = Fetcher(config)
         m.submodules.opener = self._opener = Opener(config)
         m.submodules.sealer = self._sealer = Sealer(config)
-        m.submodules.table = self._table = PageTable(config, clients=6)
+        m.submodules.table = self._table = PageTable(config, TABLE_CLIENTS)
         m.submodules.pool = self._pool = PoolAllocator(config)
         m.submodules.memory = self._memory = MemoryPort(
             config, readers=2, writers=2, read_depth=(FETCH_READ_LINES, TABLE_READ_LINES))

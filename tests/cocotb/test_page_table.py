@@ -3,12 +3,12 @@
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out, connect, flipped
+from clients_table import ClientsTable
 from runner import run
 
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mem.axi4 import Axi4Signature
 from speckv_hw.mem.memory_port import MemoryPort
-from speckv_hw.table.page_table import PageTable
 
 CLIENTS = 3
 
@@ -17,7 +17,7 @@ class TableAndMemory(wiring.Component):
     """A page table whose lines are behind `axi`."""
 
     def __init__(self, config):
-        self._table = PageTable(config, clients=CLIENTS)
+        self._table = ClientsTable(config, clients=CLIENTS)
         self._memory = MemoryPort(config, readers=1, writers=1, read_depth=16)
         members = {name: member for name, member in self._table.signature.members.items()
                    if name.startswith(("request", "response")) or name in ("hit", "miss")}

@@ -54,7 +54,9 @@ from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
+from speckv_hw.table.entry_updater import EntryUpdater
 from speckv_hw.table.kept_entries import KeptEntries
+from speckv_hw.table.range_clearer import RangeClearer
 from speckv_hw.table.share import Share
 from speckv_hw.table.tlb import Tlb, TlbOp
 from speckv_hw.table.walker import Walker
@@ -151,18 +153,19 @@ def ends_follow_jobs(m, dut, parts):
 
 
 def walks_end_that_began(m, dut, parts):
-    """The entry writer and memory answer only what they were asked."""
-    jobs, walks = Signal(range(WRITING + 2)), Signal(2)
-    done = dut.write_done.valid & dut.write_done.ready
-    m.d.sync += [
-        jobs.eq(jobs + (dut.write_job.valid & dut.write_job.ready) - done),
-        walks.eq(walks + (dut.walk_request.valid & dut.walk_request.ready)
-                 - (dut.walk_data.valid & dut.walk_data.ready)),
-    ]
-    m.d.comb += [
-        Assume(~dut.write_done.valid | (jobs != 0)),
-        Assume(~dut.walk_data.valid | (walks != 0)),
-    ]
+    """Memory answers only what it was asked."""
+    walks = Signal(2)
+    m.d.sync += walks.eq(walks + (dut.walk_request.valid & dut.walk_request.ready)
+                         - (dut.walk_data.valid & dut.walk_data.ready))
+    m.d.comb += Assume(~dut.walk_data.valid | (walks != 0))
+
+
+def jobs_end_that_began(m, dut, parts):
+    """The entry writer answers only what it was asked."""
+    jobs = Signal(range(WRITING + 2))
+    m.d.sync += jobs.eq(jobs + (dut.write_job.valid & dut.write_job.ready)
+                        - (dut.write_done.valid & dut.write_done.ready))
+    m.d.comb += Assume(~dut.write_done.valid | (jobs != 0))
 
 
 def answers_follow_requests(m, dut, parts):
@@ -211,6 +214,8 @@ CASES = {
     "Tlb": Case(lambda: Tlb(SMALL)),
     "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request, "walk_data": walked}, more=walks_end_that_began,
                    clocks=14),
+    "EntryUpdater": Case(lambda: EntryUpdater(SMALL), {"tlb_request": tlb_request}, more=jobs_end_that_began, clocks=14),
+    "RangeClearer": Case(lambda: RangeClearer(SMALL), {"tlb_request": tlb_request}, more=jobs_end_that_began),
     "KeptEntries": Case(lambda: KeptEntries(2, 2), {"retry": retry, "walked": walked, "read_data": lowest_bytes}),
     "EntryWriter": Case(EntryWriter, {"ended": ended}, more=ends_follow_jobs, clocks=12),
     "ContextTable": Case(lambda: ContextTable(SMALL, 2)),

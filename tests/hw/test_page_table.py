@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 from amaranth.hdl import ResetInserter, Signal
+from clients_table import ClientsTable
 from streams import SEED, receive, send, simulate
 from table_memory import TableMemory
 
 from speckv_hw.config import DeviceConfig
-from speckv_hw.table.page_table import PageTable
 from speckv_hw.types import Entry, ErrorKind, TableOp, TableRequest
 from speckv_model.table import page_table as model
 from speckv_model.table.entry import FIELDS
@@ -75,7 +75,7 @@ def test_one_client_matches_model(shape, stall):
     twin = TableMemory(config.table_lines, bad=lines[:2], doubtful=lines[2:4])
     kept, logged = [], []
     table = model.PageTable(config, twin, kept.append)
-    dut = PageTable(config)
+    dut = ClientsTable(config)
     counts = {"hits": 0, "misses": 0}
     faults = []
 
@@ -161,7 +161,7 @@ def test_clients_never_see_stale_entries(shape, clients, reads, writes):
         value = random_entry(rng).sealed().pack()
         memory.data[page // 4, page % 4 * 16:][:16] = np.frombuffer(value, dtype=np.uint8)
         histories[page] = History(value)
-    dut = PageTable(config, clients=clients)
+    dut = ClientsTable(config, clients=clients)
     time = iter(range(1 << 30))
     ranges = [(pages[0], 16), (pages[16], 4), (pages[20], 4)]
 
@@ -205,7 +205,7 @@ def test_updates_on_their_way_are_seen(shape, refusals, reads, writes):
     pages = range(4 * 61, 4 * 61 + 24)
     memory = TableMemory(config.table_lines, reads=reads, writes=writes, stall=0.1, seed=SEED)
     histories = {page: History(bytes(16)) for page in pages}
-    dut = PageTable(config, clients=3, retry_clocks=32)
+    dut = ClientsTable(config, clients=3, retry_clocks=32)
     time = iter(range(1 << 30))
     changes = [(rng.choice(pages), random_entry(rng)) for _ in range(150)]
     starts, most, logged = [], [0], []
@@ -255,7 +255,7 @@ def test_refused_entries_are_kept_and_written_again():
     twin = TableMemory(config.table_lines)
     kept, logged = [], []
     table = model.PageTable(config, twin, kept.append)
-    dut = PageTable(config, retry_clocks=64)
+    dut = ClientsTable(config, retry_clocks=64)
     rng = random.Random(f"kept {SEED}")
     pages = rng.sample(range(0, 400), model.KEPT)
     entries = {page: random_entry(rng).sealed() for page in pages}
@@ -298,7 +298,7 @@ def test_more_refused_entries_than_can_be_kept():
     memory = TableMemory(config.table_lines, seed=SEED, reset=reset)
     twin = TableMemory(config.table_lines)
     table = model.PageTable(config, twin)
-    dut = PageTable(config)
+    dut = ClientsTable(config)
     refused = (model.POISONED.pack(), model.TableFault.MEMORY)
 
     async def bench(ctx):
@@ -325,7 +325,7 @@ def test_lookup_after_an_update_was_taken_sees_it():
     """Also where both have to wait for a walk that began before."""
     config = config_of((4, 1))
     memory = TableMemory(config.table_lines, reads=(40, 40), writes=(1, 1), stall=0, seed=SEED)
-    dut = PageTable(config, clients=3)
+    dut = ClientsTable(config, clients=3)
     entry = ModelEntry(state=1, lines=7)
 
     async def bench(ctx):
@@ -345,7 +345,7 @@ def test_lookup_after_an_update_was_taken_sees_it():
 def test_walk_that_outlasts_a_clear_leaves_nothing_stale():
     config = DeviceConfig.small()
     memory = TableMemory(config.table_lines, reads=(60, 60), writes=(1, 1), stall=0, seed=SEED)
-    dut = PageTable(config)
+    dut = ClientsTable(config)
     entry = ModelEntry(state=1, lines=7)
 
     async def bench(ctx):
@@ -365,7 +365,7 @@ def test_walk_that_outlasts_a_clear_leaves_nothing_stale():
 def test_latency_of_a_hit():
     config = DeviceConfig.small()
     memory = TableMemory(config.table_lines, stall=0, reads=(5, 5), writes=(5, 5))
-    dut = PageTable(config)
+    dut = ClientsTable(config)
 
     async def bench(ctx):
         await ask(ctx, dut, 0, request(TableOp.LOOKUP, 9))
@@ -387,7 +387,7 @@ def test_clients_do_not_wait_for_each_other():
     """Neither a long CLEAR nor a response that is not taken delays the other client."""
     config = DeviceConfig.small()
     memory = TableMemory(config.table_lines, stall=0, reads=(5, 5), writes=(5, 5))
-    dut = PageTable(config)
+    dut = ClientsTable(config)
 
     async def bench(ctx):
         await send(ctx, dut.request0, [request(TableOp.CLEAR, 0, count=4096)])
@@ -413,7 +413,7 @@ def test_clear_longer_than_the_table_stays_inside():
     """TableMemory refuses writes outside of the table."""
     config = DeviceConfig.small()
     memory = TableMemory(config.table_lines, stall=0)
-    dut = PageTable(config)
+    dut = ClientsTable(config)
 
     async def bench(ctx):
         await ask(ctx, dut, 0, request(TableOp.CLEAR, config.window_pages - 8, count=400))
@@ -427,7 +427,7 @@ def test_reset_in_mid_traffic():
     rng = random.Random(f"reset {SEED}")
     reset = Signal()
     memory = TableMemory(config.table_lines, seed=SEED, reset=reset)
-    dut = PageTable(config)
+    dut = ClientsTable(config)
     pages = range(16)
 
     def random_request():

