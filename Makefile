@@ -44,7 +44,7 @@ formal: $(VENV)/.test  ## Prove the properties of docs/design.md, also those tha
 demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
 	speckv demo --tokens $(TOKENS) --link $(LINK)
 
-verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|small)
+verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|ecp5|small)
 	python -m speckv_hw.generate --config $(CONFIG) --output build/rtl
 
 synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device")

@@ -1,6 +1,6 @@
 """The driver of CXL-SpecKV devices: `open` one, create contexts in it, append and read K and V."""
 
-from speckv_model.config import DeviceConfig
+from speckv_model.config import PRESETS, DeviceConfig
 
 from . import errors
 from .context import Context
@@ -71,7 +71,7 @@ def open(url, config=None, *, lookahead=2, **options):
     ----------
     url : str
         ``sim:`` is the Verilated RTL in a process of its own, ``emu:`` the NumPy model; after the colon the
-        preset of the configuration, ``small`` or ``default`` (also if it is left out).
+        preset of the configuration (`speckv_model.config.PRESETS`), ``default`` if it is left out.
     config : DeviceConfig, optional
         The configuration, in place of a preset.
     lookahead : int
@@ -91,8 +91,8 @@ def open(url, config=None, *, lookahead=2, **options):
         The device does not come up.
     """
     scheme, colon, preset = url.partition(":")
-    if scheme not in SCHEMES or not colon or preset not in ("", "small", "default"):
-        raise ValueError(f"url must be 'sim:' or 'emu:' and then nothing, 'small' or 'default', not {url!r}")
+    if scheme not in SCHEMES or not colon or preset not in ("", *PRESETS):
+        raise ValueError(f"url must be 'sim:' or 'emu:' and then nothing or one of {', '.join(PRESETS)}, not {url!r}")
     if config is not None and preset:
         raise ValueError(f"config must not be given together with the preset in the url, {url!r}")
     link = open_link(scheme, config or DeviceConfig.preset(preset or "default"), **options)

@@ -4,6 +4,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from speckv_model.config import PRESETS
 from speckv_sim.build import BuildError
 
 from . import demo as demonstration
@@ -18,7 +19,7 @@ from .faults.command import command as faults_command
 
 link_option = click.option("--link", type=click.Choice(list(demonstration.LINKS)), default="simulated",
                            show_default=True, help="The Verilated RTL, or the NumPy model.")
-config_option = click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default",
+config_option = click.option("--config", "preset", type=click.Choice(PRESETS), default="default",
                              show_default=True, help="Configuration of the device.")
 
 

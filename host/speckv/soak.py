@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from speckv_model.config import DeviceConfig
+from speckv_model.config import PRESETS, DeviceConfig
 from speckv_model.constants import ReqOpcode, Status
 from speckv_model.csr.registers import REGISTERS
 from speckv_model.cxl.messages import Channel, Expect
@@ -244,7 +244,7 @@ def main(link="sim", preset="small", ops=200_000, seed=SEED, reports=REPORTS, co
 @click.option("--link", type=click.Choice(["sim", "emu"]), default="sim", show_default=True,
               help="The device under test.")
 @click.option(
-    "--config", "preset", type=click.Choice(["small", "default"]), default="small", show_default=True
+    "--config", "preset", type=click.Choice(PRESETS), default="small", show_default=True
 )
 @click.option(
     "--seed", type=int, default=SEED, show_default=True, help="Also from the environment: SPECKV_SEED."

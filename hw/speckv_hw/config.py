@@ -1,5 +1,5 @@
 """The device's configuration; the model owns it so that the driver needs no HDL to read it."""
 
-from speckv_model.config import DeviceConfig
+from speckv_model.config import PRESETS, DeviceConfig
 
-__all__ = ["DeviceConfig"]
+__all__ = ["PRESETS", "DeviceConfig"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from amaranth.back import rtlil
 
-from speckv_hw.config import DeviceConfig
+from speckv_hw.config import PRESETS, DeviceConfig
 
 __all__ = ["NAME", "verilog_of", "ports_of", "description_of", "parse_changes", "write"]
 
@@ -139,7 +139,7 @@ def write(config, directory, stem):
 
 
 @click.command()
-@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default",
+@click.option("--config", "preset", type=click.Choice(PRESETS), default="default",
               show_default=True, help="Preset to start from.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="Change a parameter of the preset; may be repeated.")

@@ -14,6 +14,7 @@ from speckv_hw.cxl.endpoint import Access, Endpoint
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
 from speckv_hw.mem.axi4 import Axi4Signature
 from speckv_hw.mem.memory_port import MemoryPort
+from speckv_hw.mover import look_ahead
 from speckv_hw.mover.fetcher import Fetcher
 from speckv_hw.mover.opener import Opener
 from speckv_hw.mover.sealer import Sealer
@@ -32,7 +33,7 @@ __all__ = ["Device"]
 FETCH_READ_LINES = 512
 """Lines that DRAM can have under way for the fetcher: what 64 B a clock at some 400 clocks of latency take."""
 TABLE_READ_LINES = 16
-TABLE_CLIENTS = (TableOp.LOOKUP, TableOp.LOOKUP, TableOp.LOOKUP, TableOp.UPDATE, TableOp.CLEAR, TableOp.LOOKUP)
+TABLE_CLIENTS = (*[TableOp.LOOKUP] * 3, TableOp.UPDATE, TableOp.CLEAR, *[TableOp.LOOKUP] * look_ahead.CLIENTS)
 """Fetcher, opener, sealer; opener and sealer, to change entries; commands; the fetcher, for lines that it is not asked
 for yet."""
 
@@ -155,7 +156,8 @@ class Device(wiring.Component):
                 (sealer.table_request, sealer.table_response),
                 (updates.server_request, updates.server_response),
                 (self._commands.table_request, self._commands.table_response),
-                (fetcher.ahead_request, fetcher.ahead_response))):
+                *((getattr(fetcher, f"ahead_request{n}"), getattr(fetcher, f"ahead_response{n}"))
+                  for n in range(look_ahead.CLIENTS)))):
             chain(m, request, getattr(self._table, f"request{number}"))
             chain(m, getattr(self._table, f"response{number}"), response)
 

@@ -16,6 +16,9 @@ from .constants import (
     Codec,
 )
 
+PRESETS = "default", "ecp5", "small"
+"""Names of the configurations that tools offer."""
+
 
 def _log2(value):
     return value.bit_length() - 1
@@ -123,10 +126,17 @@ class DeviceConfig:
                           bursts_in_flight=4, command_slots=4, descriptors=64) | changes)
 
     @classmethod
+    def ecp5(cls, **changes):
+        """A device that fits an ECP5-85 with 32 MiB of DRAM, with `changes`."""
+        return cls(**dict(pool_bytes=1 << 24, contexts=64, window_slots=1024, lanes=8, cache_pages=8, cache_ways=4,
+                          tlb_entries=64, tlb_ways=1, requests_in_flight=64, fetches_in_flight=8, bursts_in_flight=16,
+                          descriptors=256, codecs=("raw", "fixed", "variable")) | changes)
+
+    @classmethod
     def preset(cls, name, **changes):
-        """``small`` or ``default``, with `changes`. Raises `ValueError` for another name."""
-        if name not in ("small", "default"):
-            raise ValueError(f"preset must be 'small' or 'default', not {name!r}")
+        """The one of `PRESETS` that `name` says, with `changes`. Raises `ValueError` for another name."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
         return getattr(cls, name)(**changes)
 
     def to_dict(self):

@@ -39,6 +39,7 @@ from speckv_hw.mem.read_port import ReadPort
 from speckv_hw.mem.write_port import WritePort
 from speckv_hw.mover.fetcher import Fetcher
 from speckv_hw.mover.line_reader import LineReader
+from speckv_hw.mover.look_ahead import LookAhead
 from speckv_hw.mover.opener import Opener
 from speckv_hw.mover.page_buffer import PAGES, PageBuffer
 from speckv_hw.mover.seal_feeder import SealFeeder
@@ -214,7 +215,8 @@ CASES = {
     "Tlb": Case(lambda: Tlb(SMALL)),
     "Walker": Case(lambda: Walker(SMALL), {"tlb_request": tlb_request, "walk_data": walked}, more=walks_end_that_began,
                    clocks=14),
-    "EntryUpdater": Case(lambda: EntryUpdater(SMALL), {"tlb_request": tlb_request}, more=jobs_end_that_began, clocks=14),
+    "EntryUpdater": Case(lambda: EntryUpdater(SMALL), {"tlb_request": tlb_request}, more=jobs_end_that_began,
+                         clocks=14),
     "RangeClearer": Case(lambda: RangeClearer(SMALL), {"tlb_request": tlb_request}, more=jobs_end_that_began),
     "KeptEntries": Case(lambda: KeptEntries(2, 2), {"retry": retry, "walked": walked, "read_data": lowest_bytes}),
     "EntryWriter": Case(EntryWriter, {"ended": ended}, more=ends_follow_jobs, clocks=12),
@@ -246,6 +248,7 @@ CASES = {
         ("SealFinisher", SealFinisher)))),
     "Fetcher": Case(lambda: Fetcher(SMALL), parts=(
         ("speckv_hw.mover.fetcher.PageDecoder", lambda: PageDecoder(SMALL)),)),
+    "LookAhead": Case(LookAhead),
     "Prefetcher": Case(lambda: Prefetcher(SMALL)),
     "RunFinder": Case(RunFinder),
     "SuperblockBins": Case(lambda: SuperblockBins(2)),

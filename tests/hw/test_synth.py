@@ -10,7 +10,7 @@ from speckv_hw.generate import verilog_of
 from speckv_hw.stream import Fifo, Stage
 from speckv_hw.synth import flow
 from speckv_hw.synth.blocks import BLOCKS
-from speckv_hw.synth.flow import FlowError, ToolTimeout, boundary, route, synthesise
+from speckv_hw.synth.flow import FlowError, TooLarge, ToolTimeout, boundary, route, synthesise
 
 CONFIG = DeviceConfig.small()
 
@@ -55,7 +55,7 @@ def test_time_is_limited(tmp_path):
 
 def test_what_is_too_large_is_not_routed(tmp_path):
     area = {"lut4": 90000, "ff": 0, "dsp": 0, "bram": 0}
-    with pytest.raises(FlowError, match="does not fit: 90000 lut4"):
+    with pytest.raises(TooLarge, match="does not fit: 90,000 lut4 of 83,640"):
         route(area, tmp_path, TIMEOUT)
 
 

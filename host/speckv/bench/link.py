@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from speckv_model.config import DeviceConfig
+from speckv_model.config import PRESETS, DeviceConfig
 from speckv_model.constants import LINE_BYTES, Dtype
 from speckv_sim.build import build, build_root
 
@@ -133,7 +133,7 @@ def _one_core():
 
 
 @click.command()
-@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default",
+@click.option("--config", "preset", type=click.Choice(PRESETS), default="default",
               show_default=True)
 @click.option("--codec", "codecs", multiple=True, help="May be repeated; all of the device if not given.")
 @click.option("--megabytes", default=2.0, show_default=True, help="K and V to write and read, 10^6 bytes.")

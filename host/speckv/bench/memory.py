@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from speckv_model.config import DeviceConfig
+from speckv_model.config import PRESETS, DeviceConfig
 from speckv_sim.build import BuildError, build, build_root
 
 from ..errors import SpeckvError
@@ -91,7 +91,7 @@ def run(config=None, size=None, reports=None, console=None, dtype="bfloat16", se
 
 
 @click.command()
-@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default", show_default=True)
+@click.option("--config", "preset", type=click.Choice(PRESETS), default="default", show_default=True)
 @click.option("--quick", is_flag=True, help="Fewer points of the curves and fewer lines.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16"]), default="bfloat16", show_default=True)
 @click.option("--seed", default=1, show_default=True)

@@ -2,6 +2,8 @@
 
 import click
 
+from speckv_model.config import PRESETS
+
 from ..soak import SEED
 from .campaign import REPORTS, main
 
@@ -11,7 +13,7 @@ from .campaign import REPORTS, main
 @click.option("--link", type=click.Choice(["sim", "emu"]), default="sim", show_default=True,
               help="The device under test.")
 @click.option(
-    "--config", "preset", type=click.Choice(["small", "default"]), default="small", show_default=True
+    "--config", "preset", type=click.Choice(PRESETS), default="small", show_default=True
 )
 @click.option(
     "--seed", type=int, default=SEED, show_default=True, help="Also from the environment: SPECKV_SEED."

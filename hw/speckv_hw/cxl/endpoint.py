@@ -26,8 +26,8 @@ from speckv_hw.types import (
 
 __all__ = ["Endpoint", "EndpointEvents", "Access", "RWD_ROOM"]
 
-RWD_ROOM = 32
-"""RwD that wait in the queue, at most."""
+RWD_ROOM = 17
+"""RwD that wait in the queue, at most: as many as one row of small memories holds, and one at the exit."""
 
 
 class EndpointEvents(data.Struct):

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.codec.page_decoder import PageDecoder
 from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
+from speckv_hw.mover.look_ahead import CLIENTS, LookAhead
 from speckv_hw.mover.messages import MAX_STORED_LINES, SpillHeader, first_line
 from speckv_hw.stream import BypassFifo, Fifo, Stage, chain, transfer
 from speckv_hw.types import (
@@ -39,8 +40,6 @@ DECODED_PAGES = 3
 """Pages whose lines go into the decoder while those before them come out."""
 STORED_LINES = 18
 """Lines that wait for the decoder: those of a page that is four times smaller, so that its CRC is known early."""
-LINES_AHEAD = 32
-"""Table lines that wait to be looked up ahead; what does not fit is left out."""
 
 
 class FetcherEvents(data.Struct):
@@ -88,8 +87,8 @@ class Fetcher(wiring.Component):
     A page's `done` comes after its last line was handed to the cache and its CRC was judged; `sure` says as soon as
     that is known to be right. EMPTY and POISONED pages need no DRAM access.
 
-    With the first page of each table line the next line is looked up too, so that a sequence of pages never waits for
-    a walk that is behind their own lines in DRAM's queue.
+    With the first page of each table line the next ones are looked up too (`LookAhead`), so that a sequence of pages
+    does not wait for walks.
 
     A single row of a `fixed` page is read, checked by its own check and decoded alone, where the job wants that.
 
@@ -106,7 +105,7 @@ class Fetcher(wiring.Component):
     sure : Out(SurePage)
         That of the lines that come next, if it is known to be right.
     table_request, table_response : client of the page table
-    ahead_request, ahead_response : client of the page table, which is only to bring entries into the TLB
+    ahead_request0, ahead_response0, ... : clients of the page table, which are only to bring entries into the TLB
     read_request, read_data : client of the memory port
     error : Out(stream of ErrorRecord)
     events : Out(FetcherEvents)
@@ -114,15 +113,17 @@ class Fetcher(wiring.Component):
 
     def __init__(self, config: DeviceConfig):
         self._config = config
-        super().__init__({
+        ahead = {}
+        for n in range(CLIENTS):
+            ahead[f"ahead_request{n}"] = Out(stream.Signature(TableRequest))
+            ahead[f"ahead_response{n}"] = In(stream.Signature(TableResponse))
+        super().__init__(ahead | {
             "job": In(stream.Signature(FetchJob)),
             "done": Out(stream.Signature(FetchDone)),
             "fill": Out(stream.Signature(FillLine)),
             "sure": Out(SurePage),
             "table_request": Out(stream.Signature(TableRequest)),
             "table_response": In(stream.Signature(TableResponse)),
-            "ahead_request": Out(stream.Signature(TableRequest)),
-            "ahead_response": In(stream.Signature(TableResponse)),
             "read_request": Out(stream.Signature(ReadRequest)),
             "read_data": In(stream.Signature(ReadData)),
             "error": Out(stream.Signature(ErrorRecord)),
@@ -210,23 +211,11 @@ class Fetcher(wiring.Component):
                     m.next = "LOOKUP"
 
     def _look_ahead(self, m):
-        """Looks up the table line after that of the job, in turn where others are looked up ahead; many streams that
-        are written together come to their next lines together."""
-        m.submodules.lines_ahead = lines = Fifo(PAGE_WIDTH - 2, LINES_AHEAD)
-        waiting = Signal()
-        m.d.comb += [
-            lines.i.payload.eq(self.job.p.page[2:] + 1),
-            lines.i.valid.eq(transfer(self.table_request) & (self.job.p.page[:2] == 0)),
-            self.ahead_request.p.op.eq(TableOp.LOOKUP),
-            self.ahead_request.p.page.eq(lines.o.payload << 2),
-            self.ahead_request.valid.eq(lines.o.valid & ~waiting),
-            lines.o.ready.eq(transfer(self.ahead_request)),
-            self.ahead_response.ready.eq(1),
-        ]
-        with m.If(transfer(self.ahead_response)):
-            m.d.sync += waiting.eq(0)
-        with m.If(transfer(self.ahead_request)):
-            m.d.sync += waiting.eq(1)
+        m.submodules.look_ahead = look_ahead = LookAhead()
+        m.d.comb += [look_ahead.page.eq(self.job.p.page), look_ahead.looked_up.eq(transfer(self.table_request))]
+        for n in range(CLIENTS):
+            chain(m, getattr(look_ahead, f"request{n}"), getattr(self, f"ahead_request{n}"))
+            chain(m, getattr(self, f"ahead_response{n}"), getattr(look_ahead, f"response{n}"))
 
     def _take_stored(self, m, pending, decoder, pages, verdicts):
         """From the stored lines of SEALED pages to the decoder, page after page, with a verdict on each.

