@@ -53,7 +53,8 @@ def asked_for(pages, *, gap, latency, stall=0.0, rest=400):
 
 
 def lines_after(pages):
-    return [page + 4 * (step + 1) for page in pages if page % 4 == 0 for step in range(DISTANCE)]
+    """First pages of the next lines, once each: those of a sequence were all asked for just before."""
+    return list(dict.fromkeys(page + 4 * (step + 1) for page in pages if page % 4 == 0 for step in range(DISTANCE)))
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.5])
@@ -63,20 +64,27 @@ def test_next_lines_of_a_sequence_are_asked_for(stall):
     assert asked == lines_after(pages)
 
 
+def test_many_streams_by_turns():
+    """More of them than are remembered: then lines are asked for again, which does no harm."""
+    pages = [1000 * stream + page for page in (0, 4, 8) for stream in range(10)]
+    asked, _ = asked_for(pages, gap=30, latency=6)
+    assert set(asked) == set(lines_after(pages)) and len(asked) == DISTANCE * len(pages)
+
+
 def test_only_the_first_page_of_a_line_counts():
     assert asked_for([401, 402, 403, 7], gap=3, latency=6) == ([], 0)
     assert asked_for([404], gap=3, latency=6)[0] == [408, 412]
 
 
 def test_slow_walks_overlap():
-    asked, most = asked_for(range(0, 80, 4), gap=520, latency=500, rest=1500)
-    assert most == CLIENTS
-    assert sorted(asked) == sorted(lines_after(range(0, 80, 4)))
+    """At a line in 256 clocks, 500 clocks away: each has been answered when its pages are asked for."""
+    asked, most = asked_for(range(0, 160, 4), gap=256, latency=500, rest=1500)
+    assert most == CLIENTS and asked == lines_after(range(0, 160, 4))
 
 
 def test_what_does_not_fit_is_left_out():
     """And all that is taken is asked for, when there is time."""
-    pages = range(0, 4 * 3 * LINES, 4)
+    pages = range(0, 4 * 3 * 3 * LINES, 12)
     asked, _ = asked_for(pages, gap=1, latency=50, rest=50 * DISTANCE * LINES)
     assert DISTANCE * LINES <= len(asked) < DISTANCE * (LINES + 8)
     assert set(asked) <= set(lines_after(pages))
