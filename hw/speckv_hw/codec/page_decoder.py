@@ -60,16 +60,21 @@ class PageDecoder(wiring.Component):
         line = Signal(range(PAGE_LINES))
         free = (left == 0) & order.i.ready
 
-        def begin(decoder):
+        # To all of them: a line that is hidden from the others would cost a gate for each of its bits.
+        for decoder in (raw, *(decoder for _, decoder in decoders)):
             m.d.comb += [
                 decoder.start.payload.eq(self.start.payload),
+                decoder.stored.payload.eq(self.stored.payload),
+            ]
+
+        def begin(decoder):
+            m.d.comb += [
                 decoder.start.valid.eq(self.start.valid & free),
                 self.start.ready.eq(decoder.start.ready & free),
             ]
 
         def feed(decoder):
             m.d.comb += [
-                decoder.stored.payload.eq(self.stored.payload),
                 decoder.stored.valid.eq(self.stored.valid & (left != 0)),
                 self.stored.ready.eq(decoder.stored.ready & (left != 0)),
             ]

@@ -85,13 +85,18 @@ class PageEncoder(wiring.Component):
         with m.Elif(transfer(self.lines)):
             m.d.sync += [line.eq(line + 1), busy.eq(line != PAGE_LINES - 1)]
 
-        def feed(encoder):
+        # To all of them: a line that is hidden from the others would cost a gate for each of its bits.
+        for encoder in (raw, *(encoder for _, encoder in encoders)):
             m.d.comb += [
                 encoder.lines.payload.data.eq(self.lines.payload),
                 encoder.lines.payload.codec.eq(codec),
                 encoder.lines.payload.dtype.eq(dtype),
                 encoder.lines.payload.by_row.eq(by_row),
                 encoder.lines.payload.setting.eq(setting),
+            ]
+
+        def feed(encoder):
+            m.d.comb += [
                 encoder.lines.valid.eq(self.lines.valid & busy),
                 self.lines.ready.eq(encoder.lines.ready & busy),
             ]
