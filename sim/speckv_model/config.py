@@ -128,9 +128,9 @@ class DeviceConfig:
     @classmethod
     def ecp5(cls, **changes):
         """A device that fits an ECP5-85 with 32 MiB of DRAM, with `changes`."""
-        return cls(**dict(pool_bytes=1 << 24, contexts=64, window_slots=1024, lanes=8, cache_pages=8, cache_ways=4,
-                          tlb_entries=64, tlb_ways=1, requests_in_flight=64, fetches_in_flight=8, bursts_in_flight=16,
-                          descriptors=256, codecs=("raw", "fixed", "variable")) | changes)
+        return cls(**dict(pool_bytes=1 << 24, contexts=64, window_slots=1024, lanes=8, cache_ways=2, tlb_ways=1,
+                          requests_in_flight=64, fetches_in_flight=8, bursts_in_flight=16, descriptors=256,
+                          codecs=("raw", "fixed", "variable")) | changes)
 
     @classmethod
     def preset(cls, name, **changes):
