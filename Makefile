@@ -4,6 +4,7 @@
 TOKENS ?= 48
 LINK ?= simulated
 CONFIG ?= default
+CODEC ?= speckv
 OPS ?= 200000
 soak-configs: OPS := $(if $(filter file,$(origin OPS)),1000000,$(OPS))
 FAULTS ?= 10000
@@ -41,14 +42,14 @@ test: tools $(VENV)/.test  ## Check the style and run all tests (WORKERS=2)
 formal: $(VENV)/.test  ## Prove the properties of docs/design.md, also those that take long
 	python -m pytest -q tests/formal
 
-demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated)
-	speckv demo --tokens $(TOKENS) --link $(LINK)
+demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOKENS=48 LINK=simulated|emulated CONFIG= CODEC=)
+	speckv demo --tokens $(TOKENS) --link $(LINK) --config $(CONFIG) --codec $(CODEC)
 
 verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|ecp5|small)
 	python -m speckv_hw.generate --config $(CONFIG) --output build/rtl
 
-synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device")
-	python -m speckv_hw.synth --config $(CONFIG) $(BLOCKS)
+synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device", WORKERS=2)
+	python -m speckv_hw.synth --config $(CONFIG) --jobs $(WORKERS) $(BLOCKS)
 
 bench-codec: tools $(VENV)/.bench  ## Rate, error and perplexity of every format of K and V (WINDOWS=64)
 	speckv bench codec --windows $(WINDOWS)

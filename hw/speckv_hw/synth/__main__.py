@@ -3,10 +3,12 @@
 import hashlib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from speckv_hw.config import PRESETS, DeviceConfig
@@ -17,7 +19,7 @@ from speckv_hw.synth.blocks import BLOCKS
 CONSOLE = Console()
 
 
-def measure(block, config, directory, *, with_route=True, timeout=3600):
+def measure(block, config, directory, *, with_route=True, timeout=3600, say=lambda step: None):
     """Area and clock of one block; taken from `directory` where the same Verilog was measured before.
 
     Parameters
@@ -31,6 +33,8 @@ def measure(block, config, directory, *, with_route=True, timeout=3600):
         Place and route too, for the clock.
     timeout : float
         Seconds that each tool may take.
+    say : callable
+        Is told each step when it begins.
 
     Returns
     -------
@@ -46,20 +50,20 @@ def measure(block, config, directory, *, with_route=True, timeout=3600):
     place.mkdir(parents=True, exist_ok=True)
     kept = place / "result.json"
     begin = time.monotonic()
-    with CONSOLE.status(f"{block}: Verilog"):
-        try:
-            verilog = verilog_of(config, BLOCKS[block](config))
-        except Exception as error:  # A block that cannot be built must not hide the others' results.
-            return result | {"status": f"build: {type(error).__name__}: {error}", "failed": True, "seconds": 0}
+    say("Verilog")
+    try:
+        verilog = verilog_of(config, BLOCKS[block](config))
+    except Exception as error:  # A block that cannot be built must not hide the others' results.
+        return result | {"status": f"build: {type(error).__name__}: {error}", "failed": True, "seconds": 0}
     key = hashlib.sha256(json.dumps([flow.recipe(verilog, by_module), with_route, sorted(result)]).encode()).hexdigest()
     if kept.exists() and (old := json.loads(kept.read_text()))["key"] == key:
         return old["result"]
     try:
-        with CONSOLE.status(f"{block}: synthesis"):
-            result |= flow.synthesise(verilog, place, timeout, by_module=by_module)
+        say("synthesis")
+        result |= flow.synthesise(verilog, place, timeout, by_module=by_module)
         if with_route:
-            with CONSOLE.status(f"{block}: place and route"):
-                result |= flow.route(result, place, timeout)
+            say("place and route")
+            result |= flow.route(result, place, timeout)
     except flow.TooLarge as error:
         result["status"] = str(error)
     except flow.FlowError as error:
@@ -84,6 +88,33 @@ def _table(results, config_name):
     return table
 
 
+def _table_of_modules(modules):
+    table = Table(title="The device by module, each without those in it")
+    for column in ("module", "LUT4", "FF", "DSP", "BRAM"):
+        table.add_column(column, justify="left" if column == "module" else "right")
+    for name, area in sorted(modules.items(), key=lambda item: -item[1]["lut4"]):
+        table.add_row(name, *(str(area[column]) for column in ("lut4", "ff", "dsp", "bram")))
+    return table
+
+
+def _measure_all(names, config, directory, jobs, **options):
+    """Results of `measure` for blocks `names`, `jobs` at once, in that order; says how each goes."""
+    with (Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=CONSOLE) as progress,
+          ThreadPoolExecutor(jobs) as executor):
+        def run(block):
+            task = progress.add_task(block)
+            result = measure(block, config, directory, **options,
+                             say=lambda step: progress.update(task, description=f"{block}: {step}"))
+            progress.remove_task(task)
+            progress.console.print(f"{block}: {result['status']}, {result['lut4']} LUT4, {result['mhz']} MHz, "
+                                   f"{result['seconds']} s", highlight=False)
+            return result
+
+        # The device takes longest, so that it had better not be the last one alone.
+        started = {block: executor.submit(run, block) for block in sorted(names, key=lambda block: block != "device")}
+        return {block: started[block].result() for block in names}
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[BLOCK]...")
 @click.option("--config", "preset", type=click.Choice(PRESETS), default="default",
@@ -91,10 +122,12 @@ def _table(results, config_name):
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="Change a parameter of the preset; may be repeated.")
 @click.option("--no-route", is_flag=True, help="Area only.")
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True,
+              help="Blocks at once; the device takes up to 4 GiB, the others less.")
 @click.option("--timeout", default=3600.0, show_default=True, help="Seconds a tool may run, the fast router a third.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default="build",
               show_default=True, help="Gets synth/ with netlists and logs, and reports/synth.json.")
-def main(names, preset, assignments, no_route, timeout, output):
+def main(names, preset, assignments, no_route, jobs, timeout, output):
     """Area (Yosys) and routed clock (nextpnr) of BLOCKs on ECP5; by default of all, then of the device."""
     for name in names:
         if name not in BLOCKS:
@@ -103,13 +136,11 @@ def main(names, preset, assignments, no_route, timeout, output):
         config = DeviceConfig.preset(preset, **parse_changes(assignments))
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
-    results = {}
-    for block in names or BLOCKS:
-        results[block] = result = measure(block, config, output / "synth",
-                                          with_route=not no_route, timeout=timeout)
-        CONSOLE.print(f"{block}: {result['status']}, {result['lut4']} LUT4, {result['mhz']} MHz, "
-                      f"{result['seconds']} s", highlight=False)
+    results = _measure_all(list(dict.fromkeys(names or BLOCKS)), config, output / "synth", jobs,
+                           with_route=not no_route, timeout=timeout)
     CONSOLE.print(_table(results, preset))
+    if modules := results.get("device", {}).get("modules"):
+        CONSOLE.print(_table_of_modules(modules))
     report = output / "reports" / "synth.json"
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps({
