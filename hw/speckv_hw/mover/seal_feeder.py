@@ -17,9 +17,6 @@ __all__ = ["SealFeeder"]
 class SealFeeder(wiring.Component):
     """Starts the encoder for each page that becomes SEALED, and has its lines read; other pages pass by. In order.
 
-    A page that is encoded otherwise than the one before, by codec, setting, dtype or `by_row`, waits until the encoder
-    is empty: lines that leave it `ahead` are told apart only within one codec.
-
     At most `PAGES` pages, of either kind, are between here and their end. With that every line that is read for the
     encoder finds room, whatever is held up behind it, and the storer's turn to read comes.
 
@@ -30,8 +27,6 @@ class SealFeeder(wiring.Component):
         Must be ready while less than `PAGES` pages are under way.
     run : Out(stream of LineRun)
     start : Out(stream of EncodeStart)
-    result : In
-        The encoder's result of a page is taken.
     ended : In
         A page has ended.
     """
@@ -42,7 +37,6 @@ class SealFeeder(wiring.Component):
             "fed": Out(stream.Signature(SealPage)),
             "run": Out(stream.Signature(LineRun)),
             "start": Out(stream.Signature(EncodeStart)),
-            "result": In(1),
             "ended": In(1),
         })
 
@@ -50,9 +44,6 @@ class SealFeeder(wiring.Component):
         m = Module()
         page = self.page.p
         room = Signal(range(PAGES + 1), init=PAGES)
-        encoding = Signal(range(PAGES + 1))
-        last = Signal(EncodeStart)
-        follows = (encoding == 0) | (last == self.start.payload)
         m.d.comb += [
             self.run.p.slot.eq(page.outcome.slot),
             self.run.p.base.eq(page.base),
@@ -65,12 +56,7 @@ class SealFeeder(wiring.Component):
             self.fed.payload.eq(self.page.payload),
             self.page.ready.eq(transfer(self.fed)),
         ]
-        m.d.sync += [
-            room.eq(room - transfer(self.fed) + self.ended),
-            encoding.eq(encoding + transfer(self.start) - self.result),
-        ]
-        with m.If(transfer(self.start)):
-            m.d.sync += last.eq(self.start.payload)
+        m.d.sync += room.eq(room - transfer(self.fed) + self.ended)
         with m.FSM():
             with m.State("PAGE"):
                 with m.If(self.page.valid & (room != 0)):
@@ -82,10 +68,7 @@ class SealFeeder(wiring.Component):
                         m.d.comb += self.fed.valid.eq(1)
             with m.State("START"):
                 # Its first lines are read while the last ones of the page before go in.
-                m.d.comb += [
-                    self.start.valid.eq(self.fed.ready & follows),
-                    self.fed.valid.eq(self.start.ready & follows),
-                ]
+                m.d.comb += [self.start.valid.eq(self.fed.ready), self.fed.valid.eq(self.start.ready)]
                 with m.If(transfer(self.start)):
                     m.next = "PAGE"
         return m

@@ -146,7 +146,6 @@ class Sealer(wiring.Component):
             buffer.last.eq(storer.last),
             buffer.read.eq(storer.read),
             buffer.left.eq(storer.left),
-            feeder.result.eq(transfer(encoder.result)),
             feeder.ended.eq(transfer(storer.outcome)),
             self.events.line_in.eq(transfer(encoder.lines)),
             self.events.line_out.eq(storer.line_out),
