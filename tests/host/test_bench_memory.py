@@ -70,6 +70,7 @@ def test_single_figures(report):
     assert 0 < report["amplified_lines_per_clock"] <= 1
     assert 0 < report["write_lines_per_clock"] <= 1
     assert 0 < report["write_lines_per_clock_by_token"] <= 1
+    assert 0 < report["write_lines_per_clock_by_token_mixed"] <= 1
     # A quarter of the lines, and the entry twice at most; the bytes of an entry are a quarter of a line.
     assert 0.25 < report["dram_enabled_bytes_per_kv_byte"] < report["dram_write_bytes_per_kv_byte"] <= 0.25 + 3 / 64
     assert 4 <= report["lines_in_flight"] <= 64

@@ -21,7 +21,7 @@ from ..errors import SpeckvError
 from ..traffic import SAMPLES
 from . import memory_report
 from .link import HEAD_DIM, KV_HEADS, LAYERS
-from .memory_points import AMPLIFIED_WIDTH, FORMATS, Size, label, measure
+from .memory_points import AMPLIFIED_WIDTH, Size, label, measure
 from .pool import MIXES, pool_loss
 from .probe import LATENCY, WIDTH, Probe
 
@@ -80,7 +80,7 @@ def run(config=None, size=None, reports=None, console=None, dtype="bfloat16", se
             "config": config.to_dict(), "size": asdict(size), "seed": seed, "dtype": dtype, "values": SAMPLES.name,
             "layers": LAYERS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "host_in_flight": IN_FLIGHT,
             "dram_latency": LATENCY, "dram_bytes_per_clock": WIDTH, "amplified_bytes_per_clock": AMPLIFIED_WIDTH,
-            "formats": [label(*each) for each in FORMATS]},
+            "formats": [label(*each) for each in size.formats]},
     }
     reports.mkdir(parents=True, exist_ok=True)
     (reports / "memory.json").write_text(json.dumps(report, indent=1) + "\n")

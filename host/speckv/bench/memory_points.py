@@ -12,6 +12,8 @@ from .probe import LATENCY
 
 FORMATS = (("fixed", 8), ("raw", 0), ("lossless", 0), ("variable", 128), ("speckv", 0))
 """(codec, setting) of what is written and read; the first one is that of all single figures."""
+MIXED = 7, 8, 9
+"""Settings of the first format's codec that streams have by turns where they differ."""
 AMPLIFIED_WIDTH = 16
 """Bytes a clock of DRAM that the first format makes up for, being four times smaller than a page."""
 
@@ -55,6 +57,7 @@ class Size:
     hits: int = 8192
     alone: int = 16
     pool_pages: int = 200_000
+    formats: tuple = FORMATS
 
     @classmethod
     def quick(cls):
@@ -63,18 +66,21 @@ class Size:
                    ratio_latencies=(100,), visits=64, singles=256, hits=2048, alone=4, pool_pages=5_000)
 
     def within(self, config):
-        """The same with contexts that the pool of `config` has room for."""
+        """The same with contexts that the pool of `config` has room for, and formats that it has."""
+        formats = tuple(each for each in self.formats if each[0] in config.codecs)
+        if not formats or formats[0] != self.formats[0]:
+            raise ValueError(f"config must have codec {self.formats[0][0]!r}, of which most figures are")
         step = 2 * KV_HEADS * LAYERS * OPEN_SECTORS
         # One half for what is read, the other for what is written.
-        most, most_write = (max(1, config.pool_sectors // (2 * step * each)) for each in (len(FORMATS), 1))
-        return replace(self, tokens=min(self.tokens, most * PAGE_TOKENS),
+        most, most_write = (max(1, config.pool_sectors // (2 * step * each)) for each in (len(formats), 1))
+        return replace(self, formats=formats, tokens=min(self.tokens, most * PAGE_TOKENS),
                        write_tokens=min(self.write_tokens, most_write * PAGE_TOKENS))
 
     @property
     def points(self):
         """Steps of `measure`."""
-        reads = len(self.widths) * len(self.latencies) * len(FORMATS)
-        return len(FORMATS) + 2 + 3 + reads + 2 * len(self.ratio_latencies) * len(self.ratios)
+        reads = len(self.widths) * len(self.latencies) * len(self.formats)
+        return len(self.formats) + 3 + 3 + reads + 2 * len(self.ratio_latencies) * len(self.ratios)
 
 
 def measure(probe, size, rng, advance=lambda: None):
@@ -94,18 +100,18 @@ def measure(probe, size, rng, advance=lambda: None):
     dict, that part of ``memory.json``
     """
     report, contexts = {"writes": {}}, {}
-    for codec, setting in FORMATS:
+    for codec, setting in size.formats:
         written = contexts[codec] = probe.write(codec, setting, size.tokens)
         report["writes"][label(codec, setting)] = {
             "lines_per_clock": written.lines_per_clock, "dram_bytes_per_byte": written.dram_bytes_per_byte}
         advance()
     report |= writes(probe, size, advance)
-    first = contexts[FORMATS[0][0]]
+    first = contexts[size.formats[0][0]]
     report |= hits(probe, size, rng, first)
     advance()
     report |= misses(probe, size, first)
     advance()
-    others = [contexts[codec] for codec, _ in FORMATS[1:]]
+    others = [contexts[codec] for codec, _ in size.formats[1:]]
     probe.touch(*others)
     probe.dram(width=AMPLIFIED_WIDTH)
     amplified = probe.read(first.addresses.ravel())
@@ -129,13 +135,19 @@ def label(codec, setting):
 
 
 def writes(probe, size, advance=lambda: None):
-    """Sustained writes of `FORMATS`' first, stream by stream and token by token; the contexts are freed again."""
+    """Sustained writes of the first format, stream by stream and token by token; the contexts are freed again.
+
+    Token by token the pages of all streams are full at the same time: also with another setting in each of them.
+    """
     found = {}
-    for by_token, key in ((False, "write_lines_per_clock"), (True, "write_lines_per_clock_by_token")):
-        written = probe.write(*FORMATS[0], size.write_tokens, by_token)
+    codec, setting = size.formats[0]
+    for settings, by_token, key in ((setting, False, "write_lines_per_clock"),
+                                    (setting, True, "write_lines_per_clock_by_token"),
+                                    (MIXED, True, "write_lines_per_clock_by_token_mixed")):
+        written = probe.write(codec, settings, size.write_tokens, by_token)
         written.context.free()
         found[key] = written.lines_per_clock
-        if not by_token:
+        if key == "write_lines_per_clock":
             found |= {"dram_write_bytes_per_kv_byte": written.dram_bytes_per_byte,
                       "dram_enabled_bytes_per_kv_byte": written.dram_enabled_per_byte}
         advance()
@@ -174,7 +186,7 @@ def reads(probe, size, contexts, advance=lambda: None):
         for latency in size.latencies:
             probe.dram(latency, width)
             # The contexts by turns: what one needs is in no cache when its turn comes again.
-            for codec, setting in FORMATS:
+            for codec, setting in size.formats:
                 found = probe.read(contexts[codec].addresses.ravel())
                 passes.append(found)
                 points.append({

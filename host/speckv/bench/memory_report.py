@@ -20,6 +20,7 @@ OTHERS = (
     ("lines_in_flight", "most reads accepted and not answered"),
     ("fetches_in_flight", "most read bursts for pages in flight at DRAM"),
     ("write_lines_per_clock_by_token", "lines written per clock, token by token in all streams"),
+    ("write_lines_per_clock_by_token_mixed", "the same, settings of neighbouring streams differ"),
 )
 """Figures without a bar."""
 WIDTH = 110

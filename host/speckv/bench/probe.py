@@ -1,5 +1,6 @@
 """A simulated device and a host that measures it in device clocks."""
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -115,9 +116,16 @@ class Probe:
         self.link.configure(latency=latency, bytes_per_clock=width)
 
     def create(self, codec, setting, tokens):
-        """A context for `tokens` tokens of the language model, which are not written."""
-        return self.device.create_context(LAYERS, KV_HEADS, HEAD_DIM, tokens, dtype=self._dtype, codec=codec,
-                                          setting=setting)
+        """A context for `tokens` tokens of the language model, which are not written.
+
+        `setting` is that of all streams, or a tuple of those that they have by turns.
+        """
+        shape = dict(layers=LAYERS, kv_heads=KV_HEADS, head_dim=HEAD_DIM, max_tokens=tokens, dtype=self._dtype)
+        if not isinstance(setting, tuple):
+            return self.device.create_context(**shape, codec=codec, setting=setting)
+        turns = itertools.cycle((codec, each) for each in setting)
+        streams = [[list(itertools.islice(turns, 2)) for _ in range(KV_HEADS)] for _ in range(LAYERS)]
+        return self.device.create_context(**shape, descriptors=self.device.load_descriptors(streams))
 
     def write(self, codec, setting, tokens, by_token=False):
         """Fills a new context with captured K and V, whole pages: `Written`.
