@@ -5,11 +5,11 @@ import random
 import pytest
 from streams import SEED, simulate
 
-from speckv_hw.mover.look_ahead import CLIENTS, DISTANCE, LINES, LookAhead
+from speckv_hw.mover.look_ahead import CLIENTS, LINES, LookAhead
 from speckv_hw.types import TableOp
 
 
-def asked_for(pages, *, gap, latency, stall=0.0, rest=400):
+def asked_for(pages, *, gap, latency, sealed=True, stall=0.0, rest=400):
     """Plays look-ups of `pages`, every `gap` clocks, with answers after `latency` clocks. Returns the pages that were
     asked for, in order, and the most requests under way."""
     dut = LookAhead()
@@ -19,12 +19,13 @@ def asked_for(pages, *, gap, latency, stall=0.0, rest=400):
     async def look(ctx):
         for page in pages:
             ctx.set(dut.page, page)
-            ctx.set(dut.looked_up, 1)
-            await ctx.tick()
-            ctx.set(dut.looked_up, 0)
+            for name, wanted in (("looked_up", True), ("sealed", sealed)):
+                ctx.set(getattr(dut, name), wanted)
+                await ctx.tick()
+                ctx.set(getattr(dut, name), 0)
             ctx.set(dut.page, 0)
-            if gap > 1:
-                await ctx.tick().repeat(gap - 1)
+            if gap > 2:
+                await ctx.tick().repeat(gap - 2)
         await ctx.tick().repeat(rest)
 
     async def answer(ctx, n):
@@ -52,23 +53,24 @@ def asked_for(pages, *, gap, latency, stall=0.0, rest=400):
     return asked, most[0]
 
 
-def lines_after(pages):
+def lines_after(pages, distance=2):
     """First pages of the next lines, once each: those of a sequence were all asked for just before."""
-    return list(dict.fromkeys(page + 4 * (step + 1) for page in pages if page % 4 == 0 for step in range(DISTANCE)))
+    return list(dict.fromkeys(page + 4 * (step + 1) for page in pages if page % 4 == 0 for step in range(distance)))
 
 
 @pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_next_lines_of_a_sequence_are_asked_for(stall):
+@pytest.mark.parametrize("sealed", [False, True])
+def test_next_lines_of_a_sequence_are_asked_for(stall, sealed):
     pages = range(400, 440)
-    asked, _ = asked_for(pages, gap=20, latency=6, stall=stall)
-    assert asked == lines_after(pages)
+    asked, _ = asked_for(pages, gap=20, latency=6, sealed=sealed, stall=stall)
+    assert asked == lines_after(pages, 2 if sealed else 1)
 
 
 def test_many_streams_by_turns():
     """More of them than are remembered: then lines are asked for again, which does no harm."""
     pages = [1000 * stream + page for page in (0, 4, 8) for stream in range(10)]
     asked, _ = asked_for(pages, gap=30, latency=6)
-    assert set(asked) == set(lines_after(pages)) and len(asked) == DISTANCE * len(pages)
+    assert set(asked) == set(lines_after(pages)) and len(asked) == 2 * len(pages)
 
 
 def test_only_the_first_page_of_a_line_counts():
@@ -85,6 +87,6 @@ def test_slow_walks_overlap():
 def test_what_does_not_fit_is_left_out():
     """And all that is taken is asked for, when there is time."""
     pages = range(0, 4 * 3 * 3 * LINES, 12)
-    asked, _ = asked_for(pages, gap=1, latency=50, rest=50 * DISTANCE * LINES)
-    assert DISTANCE * LINES <= len(asked) < DISTANCE * (LINES + 8)
+    asked, _ = asked_for(pages, gap=2, latency=50, rest=50 * 2 * LINES)
+    assert LINES <= len(asked) < LINES + 20
     assert set(asked) <= set(lines_after(pages))

@@ -135,8 +135,8 @@ class Fetcher(wiring.Component):
         m.submodules.pending = pending = Fifo(_Pending, self._config.fetches_in_flight)
         m.submodules.error_stage = error = Stage(ErrorRecord)
         chain(m, error, self.error)
-        self._request_pages(m, pending.i)
-        self._look_ahead(m)
+        found = self._request_pages(m, pending.i)
+        self._look_ahead(m, found, transfer(pending.i))
         m.submodules.decoder = decoder = PageDecoder(self._config)
         m.submodules.pages = pages = Fifo(_Pending, DECODED_PAGES)
         m.submodules.verdicts = verdicts = Fifo(_Verdict, DECODED_PAGES)
@@ -145,7 +145,7 @@ class Fetcher(wiring.Component):
         return m
 
     def _request_pages(self, m, pending):
-        """First half: from the job to the burst that reads the stored page."""
+        """First half: from the job to the burst that reads the stored page. Returns what `pending` takes in the end."""
         entry, fault = self.table_response.p.entry, self.table_response.p.fault
         info = self.job.p.stream
         found = Signal(_Pending)
@@ -209,10 +209,15 @@ class Fetcher(wiring.Component):
                 m.d.comb += [pending.payload.eq(found), pending.valid.eq(1), self.job.ready.eq(pending.ready)]
                 with m.If(pending.ready):
                     m.next = "LOOKUP"
+        return found
 
-    def _look_ahead(self, m):
+    def _look_ahead(self, m, found, passes):
         m.submodules.look_ahead = look_ahead = LookAhead()
-        m.d.comb += [look_ahead.page.eq(self.job.p.page), look_ahead.looked_up.eq(transfer(self.table_request))]
+        m.d.comb += [
+            look_ahead.page.eq(self.job.p.page),
+            look_ahead.looked_up.eq(transfer(self.table_request)),
+            look_ahead.sealed.eq(passes & (found.state == PageState.SEALED)),
+        ]
         for n in range(CLIENTS):
             chain(m, getattr(look_ahead, f"request{n}"), getattr(self, f"ahead_request{n}"))
             chain(m, getattr(self, f"ahead_response{n}"), getattr(look_ahead, f"response{n}"))
