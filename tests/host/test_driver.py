@@ -10,6 +10,7 @@ import speckv
 from speckv.device import Device
 from speckv.geometry import HEAD_DIMS
 from speckv_model.codec import CODECS
+from speckv_model.config import PRESETS
 from speckv_model.constants import PAGE_BYTES, Codec, Dtype, ErrorKind, Opcode, ReqOpcode, RwdOpcode, Status
 from speckv_model.csr.registers import REGISTERS
 
@@ -553,6 +554,20 @@ def test_a_device_that_never_gets_ready_is_an_error(link):
 def test_an_unknown_url_is_refused(url):
     with pytest.raises(ValueError, match=f"url must be .*not {url!r}"):
         speckv.open(url)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_keeps_what_its_codecs_keep(preset):
+    k, v = values(70)
+    with speckv.open(f"emu:{preset}") as device:
+        assert device.config == speckv.DeviceConfig.preset(preset)
+        for codec in device.config.codecs:
+            context = device.create_context(1, 2, 128, 70, "float16", codec)
+            context.append(0, k, v)
+            context.seal()
+            for got, wanted in zip(context.read(0, 0, 70), (k, v), strict=True):
+                error = (got.astype(np.float64) - wanted).std()
+                assert error == 0 if codec in ("raw", "lossless") else error < 0.15
 
 
 def test_two_configurations_are_one_too_many():
