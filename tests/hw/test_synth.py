@@ -1,7 +1,9 @@
 """The synthesis flow on components of known size. Placing and routing is left to `make synth`."""
 
+import json
+
 import pytest
-from amaranth.hdl import Fragment, Module
+from amaranth.hdl import Fragment, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +13,7 @@ from speckv_hw.stream import Fifo, Stage
 from speckv_hw.synth import flow
 from speckv_hw.synth.blocks import BLOCKS
 from speckv_hw.synth.flow import FlowError, TooLarge, ToolTimeout, boundary, route, synthesise
+from speckv_hw.synth.levels import deepest
 
 CONFIG = DeviceConfig.small()
 
@@ -46,6 +49,26 @@ def test_memories_are_memory_cells(depth, width, bram, tmp_path):
 def test_product(tmp_path):
     area = synthesise(verilog_of(CONFIG, Product()), tmp_path, TIMEOUT)
     assert area["dsp"] == 1 and area["ff"] == 32
+
+
+class Chain(wiring.Component):
+    """A sum of 64 bits, and one of 4, between registers."""
+
+    def __init__(self):
+        super().__init__({"a": In(64), "deep": Out(1), "shallow": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        operand = Signal(64)
+        m.d.sync += [operand.eq(self.a), self.deep.eq(operand.xor()), self.shallow.eq(operand[:4].xor())]
+        return m
+
+
+def test_levels_are_counted(tmp_path):
+    synthesise(verilog_of(CONFIG, Chain()), tmp_path, TIMEOUT)
+    found = deepest(json.loads((tmp_path / "block.json").read_text()))
+    assert found[0] == {"to": "deep", "from": "operand", "levels": 3}
+    assert {"to": "shallow", "from": "operand", "levels": 1} in found
 
 
 def test_time_is_limited(tmp_path):

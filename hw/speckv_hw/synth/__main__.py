@@ -39,11 +39,11 @@ def measure(block, config, directory, *, with_route=True, timeout=3600, say=lamb
     Returns
     -------
     dict
-        `lut4, ff, dsp, bram` (None where synthesis failed), `mhz, clock_path` (None where not routed),
-        `cells`, `status` (``ok``, that it does not fit, or what went wrong), whether it has `failed` and the `seconds`
-        it took; for the device also `modules`, the area of each of its blocks.
+        `lut4, ff, dsp, bram` (None where synthesis failed), `mhz, clock_path` (None where not routed), `cells`,
+        `deepest` (where the deepest logic ends), `status` (``ok``, that it does not fit, or what went wrong), whether
+        it has `failed` and the `seconds` it took; for the device also `modules`, the area of each of its blocks.
     """
-    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells"))
+    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells", "deepest"))
     result |= {"status": "ok", "failed": False}
     by_module = block == "device"
     place = directory / block

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from speckv_hw.generate import NAME, ports_of
+from speckv_hw.synth.levels import deepest
 
 __all__ = ["DEVICE", "LUTS_OF_CELL", "FlowError", "TooLarge", "tools", "recipe", "boundary", "synthesise", "route"]
 
@@ -149,8 +150,8 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     Returns
     -------
     dict
-        `lut4`, `ff`, `dsp`, `bram`, by kind `cells` and, with `by_module`, the first four of each of the `modules`,
-        without those in it.
+        `lut4`, `ff`, `dsp`, `bram`, by kind `cells`, where the deepest logic is (`deepest`) and, with `by_module`, the
+        first four of each of the `modules`, without those in it.
 
     Raises
     ------
@@ -171,8 +172,11 @@ def synthesise(verilog, directory, timeout, *, by_module=False):
     area = json.loads((directory / "area.json").read_text())
     cells = {kind: count for kind, count in sorted(area["design"]["num_cells_by_type"].items())
              if not kind.startswith(("$", f"{NAME}."))}
-    by_name = {name.lstrip("\\"): _sites(module["num_cells_by_type"]) for name, module in area["modules"].items()}
-    return _sites(cells) | {"cells": cells} | ({"modules": dict(sorted(by_name.items()))} if by_module else {})
+    result = _sites(cells) | {"cells": cells, "deepest": deepest(json.loads((directory / "block.json").read_text()))}
+    if by_module:
+        result["modules"] = {name.lstrip("\\"): _sites(module["num_cells_by_type"])
+                             for name, module in sorted(area["modules"].items())}
+    return result
 
 
 def _sites(cells):
