@@ -48,7 +48,11 @@ def random_surroundings(rng):
 def main(ops=1_000_000, configs=10, seed=SEED, first=0, reports=REPORTS, console=None):
     """Runs a soak of `ops` / `configs` line operations on the RTL of each of `configs` configurations, of which those
     before number `first` are left out; writes ``soak_configs.json`` after each. Returns what that holds.
+
+    Raises `ValueError` where `first` leaves none.
     """
+    if first >= configs:
+        raise ValueError(f"first must be less than configs, {configs}, so that there is something to run, not {first}")
     console = console or Console()
     runs = []
     result = {"seed": seed, "ops": 0, "mismatches": 0, "runs": runs,
@@ -94,7 +98,8 @@ def _soak(config, surroundings, ops, seed):
 @click.option("--ops", type=click.IntRange(1), default=1_000_000, show_default=True,
               help="Line operations in all, at least.")
 @click.option("--configs", type=click.IntRange(1), default=10, show_default=True, help="Configurations.")
-@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="Number of the first one to run.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True,
+              help="Number of the first one to run, less than configs.")
 @click.option(
     "--seed", type=int, default=SEED, show_default=True, help="Also from the environment: SPECKV_SEED."
 )
@@ -102,5 +107,9 @@ def _soak(config, surroundings, ops, seed):
               help="Where soak_configs.json goes; build/reports if not given.")
 def command(**options):
     """Random traffic on the RTL of random configurations, compared with the model."""
-    if main(**options)["mismatches"]:
+    try:
+        result = main(**options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if result["mismatches"]:
         raise SystemExit(1)
