@@ -48,11 +48,7 @@ def random_surroundings(rng):
 def main(ops=1_000_000, configs=10, seed=SEED, first=0, reports=REPORTS, console=None):
     """Runs a soak of `ops` / `configs` line operations on the RTL of each of `configs` configurations, of which those
     before number `first` are left out; writes ``soak_configs.json`` after each. Returns what that holds.
-
-    Raises `ValueError` where `first` leaves none.
     """
-    if first >= configs:
-        raise ValueError(f"first must be less than configs, {configs}, so that there is something to run, not {first}")
     console = console or Console()
     runs = []
     result = {"seed": seed, "ops": 0, "mismatches": 0, "runs": runs,
@@ -107,9 +103,8 @@ def _soak(config, surroundings, ops, seed):
               help="Where soak_configs.json goes; build/reports if not given.")
 def command(**options):
     """Random traffic on the RTL of random configurations, compared with the model."""
-    try:
-        result = main(**options)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    if result["mismatches"]:
+    first, configs = options["first"], options["configs"]
+    if first >= configs:
+        raise click.UsageError(f"first must be less than configs, {configs}, or there is nothing to run, not {first}")
+    if main(**options)["mismatches"]:
         raise SystemExit(1)
