@@ -77,7 +77,7 @@ class DeviceConfig:
     lanes: int = 32
     cache_pages: int = 32
     cache_ways: int = 4
-    tlb_entries: int = 256
+    tlb_entries: int = 512
     tlb_ways: int = 2
     requests_in_flight: int = 512
     fetches_in_flight: int = 16
@@ -128,8 +128,8 @@ class DeviceConfig:
     @classmethod
     def ecp5(cls, **changes):
         """A device that fits an ECP5-85 with 32 MiB of DRAM, with `changes`."""
-        return cls(**dict(pool_bytes=1 << 24, contexts=64, window_slots=1024, lanes=8, cache_ways=2, tlb_ways=1,
-                          requests_in_flight=64, fetches_in_flight=8, bursts_in_flight=16, descriptors=256,
+        return cls(**dict(pool_bytes=1 << 24, contexts=64, window_slots=1024, lanes=8, cache_ways=2, tlb_entries=256,
+                          tlb_ways=1, requests_in_flight=64, fetches_in_flight=8, bursts_in_flight=16, descriptors=256,
                           codecs=("raw", "fixed", "variable")) | changes)
 
     @classmethod
