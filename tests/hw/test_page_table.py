@@ -8,11 +8,11 @@ from amaranth.hdl import ResetInserter, Signal
 from clients_table import ClientsTable
 from streams import SEED, receive, send, simulate
 from table_memory import TableMemory
+from table_steps import random_entry
 
 from speckv_hw.config import DeviceConfig
 from speckv_hw.types import Entry, ErrorKind, TableOp, TableRequest
 from speckv_model.table import page_table as model
-from speckv_model.table.entry import FIELDS
 from speckv_model.table.entry import Entry as ModelEntry
 
 SHAPES = [(4, 1), (16, 2)]
@@ -21,11 +21,6 @@ SHAPES = [(4, 1), (16, 2)]
 
 def config_of(shape):
     return DeviceConfig.small(tlb_entries=shape[0], tlb_ways=shape[1])
-
-
-def random_entry(rng):
-    fields = {name: rng.getrandbits(width) for name, width in FIELDS.items()}
-    return ModelEntry(**fields | {"state": rng.randrange(1, 4)})
 
 
 def request(op, page, entry=None, count=0):
