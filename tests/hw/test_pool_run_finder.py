@@ -44,17 +44,26 @@ def test_random_maps(stall):
     simulate(dut, ask, check, watched=[dut.o])
 
 
-def test_latency():
+@pytest.mark.parametrize("longest", [False, True])
+def test_clocks(longest):
+    """`answer_clocks` is what the worst of lengths takes, exactly."""
     dut = RunFinder()
+    clocks = []
 
     async def measure(ctx):
-        ctx.set(dut.i.payload, {"free": 0xff0, "longest": 1})
-        ctx.set(dut.i.valid, 1)
-        await ctx.tick().until(dut.i.ready)
-        ctx.set(dut.i.valid, 0)
-        await ctx.tick().repeat(dut.latency - 2)
-        assert not ctx.get(dut.o.valid)
-        await ctx.tick()
-        assert ctx.get(dut.o.valid)
+        for length in range(34):
+            free = ((1 << length) - 1) << 100
+            ctx.set(dut.i.payload, {"free": free, "longest": longest, "wanted": max(1, length)})
+            ctx.set(dut.i.valid, 1)
+            await ctx.tick().until(dut.i.ready)
+            ctx.set(dut.i.valid, 0)
+            clocks.append(1)
+            while not ctx.get(dut.o.valid):
+                await ctx.tick()
+                clocks[-1] += 1
+            ctx.set(dut.o.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.o.ready, 0)
 
     simulate(dut, measure)
+    assert max(clocks) == dut.answer_clocks

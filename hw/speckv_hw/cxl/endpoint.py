@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from speckv_hw.cache.messages import CacheOp, CacheRequest, PrefetchProposal, ReadResponse, Source, WriteResponse
 from speckv_hw.config import DeviceConfig
 from speckv_hw.cxl.messages import Drs, Ndr, Req, RwD
-from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Stage, chain, transfer
+from speckv_hw.stream import Arbiter, BypassFifo, Fifo, Register, Stage, chain, transfer
 from speckv_hw.table.context import lookup_layout, result_layout
 from speckv_hw.types import (
     LINE_BITS,
@@ -400,7 +400,8 @@ class Endpoint(wiring.Component):
         inside = (found.hit & access.in_window) | access.is_command
         is_write = access.op == CacheOp.WRITE
         error, outside_read, outside_write = self._outside_error, self._outside_read, self._outside_write
-        m.submodules.request_stage = request = Stage(CacheRequest)
+        # The page cache takes requests into a stage, so that its `ready` comes early.
+        m.submodules.request_stage = request = Register(CacheRequest)
         chain(m, request, self.request)
         m.d.comb += [
             request.i.p.data.eq(access.data),

@@ -60,9 +60,10 @@ class PoolAllocator(wiring.Component):
         Sectors that are free.
     """
 
-    answer_clocks = 13 + RunFinder.latency
-    busy_clocks = answer_clocks + RunFinder.latency - 1
-    flush_clocks = FRAMES * (RunFinder.latency + 6) + SuperblockBins.search_latency + 4
+    answer_clocks = 13 + RunFinder.answer_clocks
+    busy_clocks = answer_clocks + RunFinder.answer_clocks - 1
+    # A request for 33 sectors, which takes a clock more than the others, takes a frame instead.
+    flush_clocks = FRAMES * (RunFinder.answer_clocks + 6) + SuperblockBins.search_latency + 3
 
     def __init__(self, config):
         self._config = config

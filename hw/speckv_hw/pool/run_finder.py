@@ -1,6 +1,6 @@
 """Search for runs of free sectors in a superblock."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,6 +12,7 @@ __all__ = ["RunQuery", "RunAnswer", "RunFinder", "MAP_BITS"]
 MAP_BITS = 256
 """Sectors of a superblock."""
 LENGTH_WIDTH = OPEN_SECTORS.bit_length()
+STRIDE = 3
 
 
 class RunQuery(data.Struct):
@@ -32,12 +33,11 @@ class RunAnswer(data.Struct):
 class RunFinder(wiring.Component):
     """Finds the length of the longest run of ones in a map of 256, or the first run of a wanted length.
 
-    Latency `latency` clocks from query to answer, one query at a time, order kept. A query under way is
-    dropped on reset.
+    At most `answer_clocks` clocks from query to answer, fewer for short runs; one query at a time, order kept. A query
+    under way is dropped on reset.
 
-    The length is built bit by bit from 32 down to 1: `ends` marks every place that lies `length` after the
-    start of a run of at least `length`; where a run of 2^k starts at such a place too, the length can grow by
-    2^k. Runs of 2^k are found by doubling.
+    `starts` marks every place where a run of at least `length` starts. Each clock the length grows by three, at the
+    end by one: a place stays where the next ones are marked too. The longest run has been found when none would stay.
 
     Members
     -------
@@ -45,61 +45,56 @@ class RunFinder(wiring.Component):
     o : Out(stream(RunAnswer))
     """
 
-    latency = LENGTH_WIDTH + 3
+    # A run of 33 takes ten steps of three, two of one, and three clocks before, between and after.
+    answer_clocks = (OPEN_SECTORS - 1) // STRIDE + (OPEN_SECTORS - 1) % STRIDE + 3
 
     i: In(stream.Signature(RunQuery))
     o: Out(stream.Signature(RunAnswer))
 
     def elaborate(self, platform):
         m = Module()
-        query = Signal(RunQuery)
-        length = Signal(LENGTH_WIDTH)
-        ends = Signal(MAP_BITS + 1)
-        step = Signal(range(LENGTH_WIDTH))
+        longest = Signal()
         starts = Signal(MAP_BITS)
-        """The one of `runs` that the step tries."""
-
-        runs = [query.free]
-        """Where runs of 1, 2, 4, ... 32 start."""
-        for k in range(LENGTH_WIDTH - 1):
-            doubled = Signal(MAP_BITS, name=f"runs_{2 << k}")
-            m.d.comb += doubled.eq(runs[-1] & (runs[-1] >> (1 << k)))
-            runs.append(doubled)
-
-        grown = Signal(MAP_BITS)
-        m.d.comb += grown.eq(ends[:MAP_BITS] & starts)
-        any_end, first_end = first_one(ends)
-
+        length = Signal(LENGTH_WIDTH)
+        left = Signal(LENGTH_WIDTH)
+        """By what the length may still grow."""
+        by_one = Signal()
+        """A step of three was too many."""
+        step = Signal(range(STRIDE + 1))
+        shorter, stay = Signal(MAP_BITS), Signal(MAP_BITS)
+        grows = Signal()
+        any_start, first_start = first_one(starts)
+        m.d.comb += [
+            step.eq(Mux(by_one | (left < STRIDE), 1, STRIDE)),
+            shorter.eq(starts & (starts >> 1)),
+            stay.eq(Mux(step == STRIDE, shorter & (shorter >> 2), shorter)),
+            grows.eq(~longest | stay.any()),
+        ]
         with m.FSM(name="search"):
             with m.State("IDLE"):
                 m.d.comb += self.i.ready.eq(1)
                 m.d.sync += [
-                    query.eq(self.i.payload),
-                    length.eq(0),
-                    ends.eq(~0),
-                    step.eq(LENGTH_WIDTH - 1),
+                    longest.eq(self.i.p.longest),
+                    starts.eq(self.i.p.free),
+                    length.eq(1),
+                    left.eq(Mux(self.i.p.longest, OPEN_SECTORS, self.i.p.wanted) - 1),
+                    by_one.eq(0),
                 ]
                 with m.If(self.i.valid):
-                    m.next = "FIRST"
-            with m.State("FIRST"):
-                m.d.sync += starts.eq(runs[LENGTH_WIDTH - 1])
-                m.next = "GROW"
+                    m.next = "GROW"
             with m.State("GROW"):
-                grow = Signal()
-                m.d.comb += grow.eq(Mux(query.longest, grown.any(), query.wanted.bit_select(step, 1)))
-                with m.Switch(step):
-                    for k in range(LENGTH_WIDTH):
-                        with m.Case(k):
-                            m.d.sync += starts.eq(runs[k - 1] if k else 0)
-                            with m.If(grow):
-                                m.d.sync += [ends.eq(Cat(grown, 0) << (1 << k)), length[k].eq(1)]
-                m.d.sync += step.eq(step - 1)
-                with m.If(step == 0):
+                with m.If(left == 0):
+                    m.next = "ENCODE"
+                with m.Elif(grows):
+                    m.d.sync += [starts.eq(stay), length.eq(length + step), left.eq(left - step)]
+                with m.Elif(step == STRIDE):
+                    m.d.sync += by_one.eq(1)
+                with m.Else():
                     m.next = "ENCODE"
             with m.State("ENCODE"):
                 m.d.sync += [
-                    self.o.payload.length.eq(Mux(length > OPEN_SECTORS, OPEN_SECTORS, length)),
-                    self.o.payload.position.eq(first_end - length),
+                    self.o.p.length.eq(Mux(any_start, length, 0)),
+                    self.o.p.position.eq(first_start),
                     self.o.valid.eq(1),
                 ]
                 m.next = "ANSWER"

@@ -120,21 +120,23 @@ class KeptEntries(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.slots = slots = Memory(shape=_Slot, depth=self._slots, init=[])
+        # One read port: that of the search, and while there is none of who writes entries again.
+        read = slots.read_port(domain="comb")
         used = Signal(self._slots)
+        searches = Signal()
         lost = Signal()
         """An entry was refused and there was no slot for it."""
-        search = self._search(m, slots, used, lost)
+        search = self._search(m, slots.write_port(), read, used, lost, searches)
         self._walk(m, used, lost, search)
-        self._try_again(m, slots, used)
+        self._try_again(m, read, used, searches)
         return m
 
-    def _search(self, m, slots, used, lost):
+    def _search(self, m, write, read, used, lost, searches):
         """Looks the slots through, for jobs that end and for walks that want it, and changes them."""
         search = Signal(data.StructLayout({
             "walk": Walk, "wanted": 1, "done": 1, "same_line": 1, "same_entry": 1, "entry": Entry}))
         index, free_at = Signal(range(self._slots)), Signal(range(self._slots))
         found, free, is_new, kept = Signal(), Signal(), Signal(), Signal()
-        read, write = slots.read_port(domain="comb"), slots.write_port()
         slot, is_used = read.data, used.bit_select(index, 1)
         error, job = self.ended.p.error, self.ended.p.job
         is_entry = ~job.enable.all()
@@ -142,8 +144,9 @@ class KeptEntries(wiring.Component):
         is_cleared = (slot.line - job.line)[:len(job.line)] < job.count
         covered = Mux(is_entry, is_same, is_cleared) & is_used
         passes = ~error & ~used.any()
+        with m.If(searches):
+            m.d.comb += read.addr.eq(index)
         m.d.comb += [
-            read.addr.eq(index),
             write.addr.eq(Mux(found, index, free_at)),
             write.data.line.eq(job.line),
             write.data.quarter.eq(Cat(job.enable[1] | job.enable[3], job.enable[2] | job.enable[3])),
@@ -154,7 +157,8 @@ class KeptEntries(wiring.Component):
             self.error.p.kind.eq(ErrorKind.MEMORY_WRITE),
             self.error.p.address.eq(Cat(write.data.quarter, job.line) << PAGE_BITS),
         ]
-        with m.FSM(name="search"):
+        with m.FSM(name="search") as steps:
+            m.d.comb += searches.eq(~steps.ongoing("IDLE"))
             with m.State("IDLE"):
                 m.d.comb += [
                     self.done.valid.eq(self.ended.valid & passes),
@@ -257,30 +261,31 @@ class KeptEntries(wiring.Component):
                 with m.If(self.walked.ready):
                     m.next = "TAKE"
 
-    def _try_again(self, m, slots, used):
+    def _try_again(self, m, read, used, searches):
         """Writes one kept entry after the other, unless somebody else is about to."""
         clocks = Signal(range(self._retry_clocks))
         index = Signal(range(self._slots))
         line = Signal(DRAM_LINE_WIDTH)
-        read = slots.read_port(domain="comb")
+        again = Signal(_Slot)
         slot, is_used = read.data, used.bit_select(index, 1)
         job, claim = self.retry.p, self.claim
         m.d.sync += clocks.eq(clocks + 1)
+        with m.If(~searches):
+            m.d.comb += read.addr.eq(index)
         m.d.comb += [
-            read.addr.eq(index),
             claim.line.eq(line),
             self.writing_line.eq(line),
             job.line.eq(line),
             job.count.eq(1),
-            job.enable.eq(1 << slot.quarter),
-            job.entry.eq(slot.entry),
+            job.enable.eq(1 << again.quarter),
+            job.entry.eq(again.entry),
         ]
         with m.FSM(name="retry"):
             with m.State("WAIT"):
                 m.d.sync += line.eq(slot.line)
                 with m.If(~is_used):
                     m.d.sync += index.eq(index + 1)
-                with m.Elif(clocks.all()):
+                with m.Elif(clocks.all() & ~searches):
                     m.next = "CLAIM"
             with m.State("CLAIM"):
                 m.d.comb += claim.waiting.eq(1)
@@ -289,11 +294,13 @@ class KeptEntries(wiring.Component):
                     m.next = "LOOK"
             with m.State("LOOK"):
                 # Whatever the slot has now stays there until somebody writes the entry, and nobody does.
-                with m.If(is_used & (slot.line == line) & ~self.writing):
-                    m.next = "WRITE"
-                with m.Else():
-                    m.d.sync += claim.held.eq(0)
-                    m.next = "NEXT"
+                m.d.sync += again.eq(slot)
+                with m.If(~searches):
+                    with m.If(is_used & (slot.line == line) & ~self.writing):
+                        m.next = "WRITE"
+                    with m.Else():
+                        m.d.sync += claim.held.eq(0)
+                        m.next = "NEXT"
             with m.State("WRITE"):
                 m.d.comb += self.retry.valid.eq(1)
                 with m.If(self.retry.ready):
