@@ -12,7 +12,6 @@ __all__ = ["RunQuery", "RunAnswer", "RunFinder", "MAP_BITS"]
 MAP_BITS = 256
 """Sectors of a superblock."""
 LENGTH_WIDTH = OPEN_SECTORS.bit_length()
-STRIDE = 3
 
 
 class RunQuery(data.Struct):
@@ -46,7 +45,7 @@ class RunFinder(wiring.Component):
     """
 
     # A run of 33 takes ten steps of three, two of one, and three clocks before, between and after.
-    answer_clocks = (OPEN_SECTORS - 1) // STRIDE + (OPEN_SECTORS - 1) % STRIDE + 3
+    answer_clocks = (OPEN_SECTORS - 1) // 3 + (OPEN_SECTORS - 1) % 3 + 3
 
     i: In(stream.Signature(RunQuery))
     o: Out(stream.Signature(RunAnswer))
@@ -58,17 +57,19 @@ class RunFinder(wiring.Component):
         length = Signal(LENGTH_WIDTH)
         left = Signal(LENGTH_WIDTH)
         """By what the length may still grow."""
-        by_one = Signal()
-        """A step of three was too many."""
-        step = Signal(range(STRIDE + 1))
+        by_three = Signal()
+        """It is to grow by three, otherwise by one."""
         shorter, stay = Signal(MAP_BITS), Signal(MAP_BITS)
         grows = Signal()
         any_start, first_start = first_one(starts)
+        most = Mux(self.i.p.longest, OPEN_SECTORS, self.i.p.wanted)
+        step = Mux(by_three, 3, 1)
+        remaining = Signal.like(left)
         m.d.comb += [
-            step.eq(Mux(by_one | (left < STRIDE), 1, STRIDE)),
             shorter.eq(starts & (starts >> 1)),
-            stay.eq(Mux(step == STRIDE, shorter & (shorter >> 2), shorter)),
+            stay.eq(Mux(by_three, shorter & (shorter >> 2), shorter)),
             grows.eq(~longest | stay.any()),
+            remaining.eq(left - step),
         ]
         with m.FSM(name="search"):
             with m.State("IDLE"):
@@ -77,8 +78,8 @@ class RunFinder(wiring.Component):
                     longest.eq(self.i.p.longest),
                     starts.eq(self.i.p.free),
                     length.eq(1),
-                    left.eq(Mux(self.i.p.longest, OPEN_SECTORS, self.i.p.wanted) - 1),
-                    by_one.eq(0),
+                    left.eq(most - 1),
+                    by_three.eq(most[2:].any()),
                 ]
                 with m.If(self.i.valid):
                     m.next = "GROW"
@@ -86,9 +87,14 @@ class RunFinder(wiring.Component):
                 with m.If(left == 0):
                     m.next = "ENCODE"
                 with m.Elif(grows):
-                    m.d.sync += [starts.eq(stay), length.eq(length + step), left.eq(left - step)]
-                with m.Elif(step == STRIDE):
-                    m.d.sync += by_one.eq(1)
+                    m.d.sync += [
+                        starts.eq(stay),
+                        length.eq(length + step),
+                        left.eq(remaining),
+                        by_three.eq(remaining[2:].any() | remaining[:2].all()),
+                    ]
+                with m.Elif(by_three):
+                    m.d.sync += [left.eq(2), by_three.eq(0)]
                 with m.Else():
                     m.next = "ENCODE"
             with m.State("ENCODE"):
