@@ -9,7 +9,7 @@ from speckv_hw.config import DeviceConfig
 from speckv_hw.mover.checksum import Checksum
 from speckv_hw.mover.look_ahead import CLIENTS, LookAhead
 from speckv_hw.mover.messages import MAX_STORED_LINES, SpillHeader, first_line
-from speckv_hw.stream import BypassFifo, Fifo, Register, Stage, chain, transfer
+from speckv_hw.stream import BypassFifo, Fifo, Stage, chain, transfer
 from speckv_hw.types import (
     LINE_BITS,
     PAGE_WIDTH,
@@ -229,7 +229,7 @@ class Fetcher(wiring.Component):
         the signal that the page has ended.
         """
         m.submodules.checksum = checksum = Checksum()
-        m.submodules.stored = stored = Register(ReadData)
+        m.submodules.stored = stored = Stage(ReadData)
         chain(m, self.read_data, stored)
         # Lines wait here so that their CRC need not.
         m.submodules.starts = starts = Fifo(DecodeStart, DECODED_PAGES)

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import Fifo, Stage, transfer
+from speckv_hw.stream import Fifo, Stage, chain, transfer
 from speckv_hw.types import LINE_BITS, SLOT_WIDTH, SlotLine
 
 __all__ = ["LineReader", "LineRun"]
@@ -41,7 +41,10 @@ class LineReader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.stage = stage = Stage(data.StructLayout({"data": LINE_BITS, "user": 1}))
+        m.submodules.stage0 = stage0 = Stage(LINE_BITS)
+        m.submodules.stage1 = stage1 = Stage(LINE_BITS)
+        chain(m, stage0, self.lines0)
+        chain(m, stage1, self.lines1)
         # Of each line that was asked for: whose it is, and whether it holds content.
         m.submodules.asked = asked = Fifo(data.StructLayout({"user": 1, "holds": 1}), 2)
         run = Signal(LineRun)
@@ -68,16 +71,13 @@ class LineReader(wiring.Component):
                 reading.eq(self.run0.valid | self.run1.valid),
                 line.eq(0),
             ]
-        m.d.comb += [
-            stage.i.p.data.eq(Mux(asked.o.p.holds, self.line_data.payload, 0)),
-            stage.i.p.user.eq(asked.o.p.user),
-            stage.i.valid.eq(self.line_data.valid & asked.o.valid),
-            self.line_data.ready.eq(stage.i.ready & asked.o.valid),
-            asked.o.ready.eq(transfer(self.line_data)),
-            self.lines0.payload.eq(stage.o.p.data),
-            self.lines1.payload.eq(stage.o.p.data),
-            self.lines0.valid.eq(stage.o.valid & ~stage.o.p.user),
-            self.lines1.valid.eq(stage.o.valid & stage.o.p.user),
-            stage.o.ready.eq(Mux(stage.o.p.user, self.lines1.ready, self.lines0.ready)),
-        ]
+        for number, stage in enumerate((stage0, stage1)):
+            mine = asked.o.valid & (asked.o.p.user == number)
+            m.d.comb += [
+                stage.i.payload.eq(Mux(asked.o.p.holds, self.line_data.payload, 0)),
+                stage.i.valid.eq(self.line_data.valid & mine),
+            ]
+            with m.If(mine):
+                m.d.comb += self.line_data.ready.eq(stage.i.ready)
+        m.d.comb += asked.o.ready.eq(transfer(self.line_data))
         return m
