@@ -11,6 +11,7 @@ FAULTS ?= 10000
 ROUNDS ?= 10000
 CONFIGS ?= 10
 SEED ?= 1
+SEEDS ?= 1
 BLOCKS ?=
 WINDOWS ?= 64
 BENCH ?=
@@ -48,8 +49,8 @@ demo: tools $(VENV)/.base  ## Generate text with the KV cache in the device (TOK
 verilog: $(VENV)/.base  ## Write the device as Verilog to build/rtl (CONFIG=default|ecp5|small)
 	python -m speckv_hw.generate --config $(CONFIG) --output build/rtl
 
-synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device", WORKERS=2)
-	python -m speckv_hw.synth --config $(CONFIG) --jobs $(WORKERS) $(BLOCKS)
+synth: $(VENV)/.synth  ## Area and clock on ECP5 of every block and of the device (CONFIG=, BLOCKS="page_cache device", SEEDS=1, WORKERS=2)
+	python -m speckv_hw.synth --config $(CONFIG) --jobs $(WORKERS) --seeds $(SEEDS) $(BLOCKS)
 
 bench-codec: tools $(VENV)/.bench  ## Rate, error and perplexity of every format of K and V (WINDOWS=64)
 	speckv bench codec --windows $(WINDOWS)

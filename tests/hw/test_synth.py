@@ -17,6 +17,8 @@ from speckv_hw.synth.levels import deepest
 
 CONFIG = DeviceConfig.small()
 
+SMALL = {"lut4": 1, "ff": 0, "dsp": 0, "bram": 0}
+
 TIMEOUT = 300
 """Seconds: the first run ever of Yosys compiles it."""
 
@@ -94,8 +96,27 @@ def test_the_thorough_router_has_its_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(flow, "_run", run)
     with pytest.raises(FlowError, match="no way"):
-        route({"lut4": 1, "ff": 0, "dsp": 0, "bram": 0}, tmp_path, 30)
-    assert asked == [("router2", 10), ("router1", 30)]
+        route(SMALL, tmp_path, 30, seeds=2)
+    assert asked == [("router2", 10), ("router2", 10), ("router1", 30)]
+
+
+def test_the_clock_is_the_median_of_placements(tmp_path, monkeypatch):
+    """Of those that could be routed, with the path of the one that it is."""
+    clocks = {"1": 80.0, "2": None, "3": 60.0, "4": 70.0, "5": 90.0}
+
+    def run(step, command, arguments, directory, timeout):
+        seed = arguments[arguments.index("--seed") + 1]
+        if clocks[seed] is None:
+            raise ToolTimeout("route: not done")
+        path = [{"from": {"cell": "block.a"}, "to": {"cell": f"block.b{seed}"}, "type": "logic", "delay": 1}]
+        report = {"fmax": {"clk": {"achieved": clocks[seed]}},
+                  "critical_paths": [{"from": "posedge clk", "to": "posedge clk", "path": path}]}
+        (directory / "route.json").write_text(json.dumps(report))
+
+    monkeypatch.setattr(flow, "_run", run)
+    found = route(SMALL, tmp_path, 30, seeds=5)
+    assert found["mhz"] == 70.0 and found["clock_path"]["to"] == "b4"
+    assert found["mhz_by_seed"] == {int(seed): clock for seed, clock in clocks.items()}
 
 
 def test_boundary_needs_three_pins():

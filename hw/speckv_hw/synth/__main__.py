@@ -19,7 +19,7 @@ from speckv_hw.synth.blocks import BLOCKS
 CONSOLE = Console()
 
 
-def measure(block, config, directory, *, with_route=True, timeout=3600, say=lambda step: None):
+def measure(block, config, directory, *, with_route=True, timeout=3600, seeds=1, say=lambda step: None):
     """Area and clock of one block; taken from `directory` where the same Verilog was measured before.
 
     Parameters
@@ -33,17 +33,21 @@ def measure(block, config, directory, *, with_route=True, timeout=3600, say=lamb
         Place and route too, for the clock.
     timeout : float
         Seconds that each tool may take.
+    seeds : int
+        Placements to try.
     say : callable
         Is told each step when it begins.
 
     Returns
     -------
     dict
-        `lut4, ff, dsp, bram` (None where synthesis failed), `mhz, clock_path` (None where not routed), `cells`,
-        `deepest` (where the deepest logic ends), `status` (``ok``, that it does not fit, or what went wrong), whether
-        it has `failed` and the `seconds` it took; for the device also `modules`, the area of each of its blocks.
+        `lut4, ff, dsp, bram` (None where synthesis failed), `mhz, mhz_by_seed, clock_path` (None where not routed),
+        `cells`, `deepest` (where the deepest logic ends), `status` (``ok``, that it does not fit, or what went wrong),
+        whether it has `failed` and the `seconds` it took; for the device also `modules`, the area of each of its
+        blocks.
     """
-    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "clock_path", "cells", "deepest"))
+    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "mhz_by_seed", "clock_path", "cells",
+                            "deepest"))
     result |= {"status": "ok", "failed": False}
     by_module = block == "device"
     place = directory / block
@@ -55,7 +59,8 @@ def measure(block, config, directory, *, with_route=True, timeout=3600, say=lamb
         verilog = verilog_of(config, BLOCKS[block](config))
     except Exception as error:  # A block that cannot be built must not hide the others' results.
         return result | {"status": f"build: {type(error).__name__}: {error}", "failed": True, "seconds": 0}
-    key = hashlib.sha256(json.dumps([flow.recipe(verilog, by_module), with_route, sorted(result)]).encode()).hexdigest()
+    asked = [flow.recipe(verilog, by_module), with_route, seeds, sorted(result)]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if kept.exists() and (old := json.loads(kept.read_text()))["key"] == key:
         return old["result"]
     try:
@@ -63,7 +68,7 @@ def measure(block, config, directory, *, with_route=True, timeout=3600, say=lamb
         result |= flow.synthesise(verilog, place, timeout, by_module=by_module)
         if with_route:
             say("place and route")
-            result |= flow.route(result, place, timeout)
+            result |= flow.route(result, place, timeout, seeds)
     except flow.TooLarge as error:
         result["status"] = str(error)
     except flow.FlowError as error:
@@ -124,10 +129,12 @@ def _measure_all(names, config, directory, jobs, **options):
 @click.option("--no-route", is_flag=True, help="Area only.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True,
               help="Blocks at once; the device takes up to 4 GiB, the others less.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True,
+              help="Placements to try; the clock is their median.")
 @click.option("--timeout", default=3600.0, show_default=True, help="Seconds a tool may run, the fast router a third.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default="build",
               show_default=True, help="Gets synth/ with netlists and logs, and reports/synth.json.")
-def main(names, preset, assignments, no_route, jobs, timeout, output):
+def main(names, preset, assignments, no_route, jobs, seeds, timeout, output):
     """Area (Yosys) and routed clock (nextpnr) of BLOCKs on ECP5; by default of all, then of the device."""
     for name in names:
         if name not in BLOCKS:
@@ -137,7 +144,7 @@ def main(names, preset, assignments, no_route, jobs, timeout, output):
     except (TypeError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
     results = _measure_all(list(dict.fromkeys(names or BLOCKS)), config, output / "synth", jobs,
-                           with_route=not no_route, timeout=timeout)
+                           with_route=not no_route, timeout=timeout, seeds=seeds)
     CONSOLE.print(_table(results, preset))
     if modules := results.get("device", {}).get("modules"):
         CONSOLE.print(_table_of_modules(modules))
