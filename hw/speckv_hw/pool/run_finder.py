@@ -44,7 +44,7 @@ class RunFinder(wiring.Component):
     o : Out(stream(RunAnswer))
     """
 
-    # A run of 33 takes ten steps of three, two of one, and three clocks before, between and after.
+    # A run of 33 takes ten steps of three, two of one, and three clocks: to take the query, to see the end, to encode.
     answer_clocks = (OPEN_SECTORS - 1) // 3 + (OPEN_SECTORS - 1) % 3 + 3
 
     i: In(stream.Signature(RunQuery))
@@ -79,6 +79,7 @@ class RunFinder(wiring.Component):
                     starts.eq(self.i.p.free),
                     length.eq(1),
                     left.eq(most - 1),
+                    # Whether three are left, from bits, since a comparison would be a chain of carries.
                     by_three.eq(most[2:].any()),
                 ]
                 with m.If(self.i.valid):
@@ -94,6 +95,7 @@ class RunFinder(wiring.Component):
                         by_three.eq(remaining[2:].any() | remaining[:2].all()),
                     ]
                 with m.Elif(by_three):
+                    # Less than three stay.
                     m.d.sync += [left.eq(2), by_three.eq(0)]
                 with m.Else():
                     m.next = "ENCODE"

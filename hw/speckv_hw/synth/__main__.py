@@ -46,8 +46,7 @@ def measure(block, config, directory, *, with_route=True, timeout=3600, seeds=1,
         whether it has `failed` and the `seconds` it took; for the device also `modules`, the area of each of its
         blocks.
     """
-    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "mhz_by_seed", "clock_path", "cells",
-                            "deepest"))
+    result = dict.fromkeys(("lut4", "ff", "dsp", "bram", "mhz", "mhz_by_seed", "clock_path", "cells", "deepest"))
     result |= {"status": "ok", "failed": False}
     by_module = block == "device"
     place = directory / block

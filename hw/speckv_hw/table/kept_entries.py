@@ -124,6 +124,7 @@ class KeptEntries(wiring.Component):
         read = slots.read_port(domain="comb")
         used = Signal(self._slots)
         searches = Signal()
+        """A search is under way."""
         lost = Signal()
         """An entry was refused and there was no slot for it."""
         search = self._search(m, slots.write_port(), read, used, lost, searches)
