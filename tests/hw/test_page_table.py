@@ -218,9 +218,9 @@ def test_updates_on_their_way_are_seen(shape, refusals, reads, writes):
             most[0] = max(most[0], len(starts) - n)
             assert answer(got) == (bytes(16), 0)
             histories[page].write(entry.sealed().pack(), starts[n], next(time))
-        # What is kept goes to DRAM in the end.
+        # What is kept goes to DRAM in the end, a slow write and what is left of `retry_clocks` for each.
         memory.refusing = set()
-        await ctx.tick().repeat(32 * model.KEPT)
+        await ctx.tick().repeat(128 * model.KEPT)
 
     async def look(ctx, number):
         rng = random.Random(f"client {SEED} {shape} {reads} {number}")

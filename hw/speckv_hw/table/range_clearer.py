@@ -4,7 +4,6 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import transfer
 from speckv_hw.table.claims import LINE_WIDTH, Claim
 from speckv_hw.table.kept_entries import JobDone
 from speckv_hw.table.tlb import TlbOp, TlbRequest, TlbResult
@@ -54,10 +53,8 @@ class RangeClearer(wiring.Component):
         burst = Signal(range(CLEAR_LINES + 1))
         to_boundary = Signal.like(burst)
         failed = Signal()
-        proceed = Signal()
         m.d.comb += [
             to_boundary.eq(CLEAR_LINES - line[:6]),
-            proceed.eq(self.claim.held | ~self.claim.blocked),
             self.claim.line.eq(line),
             self.claim.alone.eq(1),
             self.tlb_request.payload.op.eq(TlbOp.FLUSH),
@@ -84,7 +81,7 @@ class RangeClearer(wiring.Component):
             with m.State("MEASURE"):
                 m.d.sync += burst.eq(Mux(left < to_boundary, left, to_boundary))
                 with m.If(left == 0):
-                    m.next = "FLUSH"
+                    m.next = "CLAIM"
                 with m.Else():
                     m.next = "WRITE"
             with m.State("WRITE"):
@@ -101,10 +98,14 @@ class RangeClearer(wiring.Component):
                     ]
                     m.next = "MEASURE"
 
+            with m.State("CLAIM"):
+                m.d.comb += self.claim.waiting.eq(1)
+                with m.If(~self.claim.blocked):
+                    m.d.sync += self.claim.held.eq(1)
+                    m.next = "FLUSH"
             with m.State("FLUSH"):
-                m.d.comb += [self.claim.waiting.eq(~self.claim.held), self.tlb_request.valid.eq(proceed)]
-                m.d.sync += self.claim.held.eq(proceed)
-                with m.If(transfer(self.tlb_request)):
+                m.d.comb += self.tlb_request.valid.eq(1)
+                with m.If(self.tlb_request.ready):
                     m.next = "FLUSHED"
             with m.State("FLUSHED"):
                 m.d.comb += self.tlb_result.ready.eq(1)

@@ -58,11 +58,11 @@ class Tlb(wiring.Component):
     Members
     -------
     request : In(stream(TlbRequest))
-        Accepted in the third clock that it is offered, so that `line` needs no registers here.
+        Accepted in the second clock that it is offered, so that `line` needs no registers here.
     result : Out(stream(TlbResult))
     """
 
-    latency = 3
+    latency = 2
 
     def __init__(self, config):
         self._config = config
@@ -79,9 +79,11 @@ class Tlb(wiring.Component):
         page = Signal(self._config.page_bits)
         entry = Signal(Entry)
         quarter, set_, tag = page[:2], _folded(page[2:], set_bits), page[2 + set_bits:]
+        # Read before the request is in registers.
+        read_set = _folded(self.request.payload.page[2:self._config.page_bits], set_bits)
 
         turns = Array(Signal(range(ways), name=f"turn{n}") for n in range(sets))
-        victim = Signal(range(ways))
+        victim = turns[set_]
         hits = Signal(ways)
         judge = Signal()
         lines = []
@@ -97,15 +99,13 @@ class Tlb(wiring.Component):
             lines.append(entries_read.data)
 
             valid = Signal(sets, name=f"valid{way}")
-            was_valid = Signal(name=f"was_valid{way}")
-            m.d.sync += was_valid.eq(valid.bit_select(set_, 1))
             m.d.comb += [
                 # Never while writing, so that what a read gets that meets a write need not be defined.
                 tags_read.en.eq(~judge),
-                tags_read.addr.eq(set_),
+                tags_read.addr.eq(read_set),
                 entries_read.en.eq(~judge),
-                entries_read.addr.eq(set_),
-                hits[way].eq(was_valid & (tags_read.data == tag)),
+                entries_read.addr.eq(read_set),
+                hits[way].eq(valid.bit_select(set_, 1) & (tags_read.data == tag)),
                 tags_write.addr.eq(set_),
                 tags_write.data.eq(tag),
                 entries_write.addr.eq(set_),
@@ -136,10 +136,7 @@ class Tlb(wiring.Component):
                     entry.eq(self.request.payload.entry),
                 ]
                 with m.If(self.request.valid & ~self.result.valid):
-                    m.next = "READ"
-            with m.State("READ"):
-                m.d.sync += victim.eq(turns[set_])
-                m.next = "JUDGE"
+                    m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.d.comb += [judge.eq(1), self.request.ready.eq(1)]
                 line = _select(hits, lines)

@@ -64,7 +64,6 @@ class Walker(wiring.Component):
         line = Signal(self._config.page_bits - 2)
         quarter = Signal(range(ENTRIES_PER_LINE))
         failed = Signal()
-        proceed = Signal()
         # What is right is computed a clock after `entry` changes; it is not looked at earlier.
         entry = Signal(Entry)
         right_check = Signal.like(entry.check)
@@ -75,7 +74,6 @@ class Walker(wiring.Component):
             stray.eq((entry.state == PageState.EMPTY) & entry.as_value().any()),
         ]
         m.d.comb += [
-            proceed.eq(self.claim.held | ~self.claim.blocked),
             self.claim.line.eq(line),
             self.tlb_request.payload.page.eq(line << 2 | quarter),
             self.tlb_request.payload.line.eq(walk.data),
@@ -101,13 +99,16 @@ class Walker(wiring.Component):
                     m.next = "CLAIM"
 
             with m.State("CLAIM"):
+                m.d.comb += self.claim.waiting.eq(1)
+                with m.If(~self.claim.blocked):
+                    m.d.sync += self.claim.held.eq(1)
+                    m.next = "ASK"
+            with m.State("ASK"):
                 m.d.comb += [
-                    self.claim.waiting.eq(~self.claim.held),
-                    self.tlb_request.valid.eq(proceed),
+                    self.tlb_request.valid.eq(1),
                     self.tlb_request.payload.op.eq(TlbOp.LOOKUP),
                 ]
-                m.d.sync += self.claim.held.eq(proceed)
-                with m.If(transfer(self.tlb_request)):
+                with m.If(self.tlb_request.ready):
                     m.next = "FIND"
             with m.State("FIND"):
                 m.d.comb += self.tlb_result.ready.eq(1)
