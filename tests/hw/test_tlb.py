@@ -72,12 +72,13 @@ def test_matches_model(shape, stall):
             assert got.entry.as_bits() == entry, f"request {n}"
 
 
-def test_latency():
+@pytest.mark.parametrize("op, more", [(TlbOp.LOOKUP, 0), (TlbOp.UPDATE, 0), (TlbOp.FILL, 1)])
+def test_latency(op, more):
     dut = Tlb(DeviceConfig.small())
 
     async def bench(ctx):
         ctx.set(dut.result.ready, 1)
-        ctx.set(dut.request.payload, request(TlbOp.LOOKUP, 5))
+        ctx.set(dut.request.payload, request(op, 5))
         ctx.set(dut.request.valid, 1)
         clocks = 0
         while not ctx.get(dut.result.valid):
@@ -85,7 +86,7 @@ def test_latency():
             clocks += 1
             if taken:
                 ctx.set(dut.request.valid, 0)
-        assert clocks == dut.latency
+        assert clocks == dut.latency + more
 
     simulate(dut, bench)
 

@@ -136,9 +136,11 @@ class KeptEntries(wiring.Component):
         """Looks the slots through, for jobs that end and for walks that want it, and changes them."""
         search = Signal(data.StructLayout({
             "walk": Walk, "wanted": 1, "done": 1, "same_line": 1, "same_entry": 1, "entry": Entry}))
-        index, free_at = Signal(range(self._slots)), Signal(range(self._slots))
+        # Slot `index` is looked at, and the one at `ahead` read.
+        ahead, index, place = (Signal(range(self._slots)) for _ in range(3))
+        slot = Signal(_Slot)
         found, free, is_new, kept = Signal(), Signal(), Signal(), Signal()
-        slot, is_used = read.data, used.bit_select(index, 1)
+        is_used = used.bit_select(index, 1)
         error, job = self.ended.p.error, self.ended.p.job
         is_entry = ~job.enable.all()
         is_same = (slot.line == job.line) & job.enable.bit_select(slot.quarter, 1)
@@ -146,9 +148,10 @@ class KeptEntries(wiring.Component):
         covered = Mux(is_entry, is_same, is_cleared) & is_used
         passes = ~error & ~used.any()
         with m.If(searches):
-            m.d.comb += read.addr.eq(index)
+            m.d.comb += read.addr.eq(ahead)
+        m.d.sync += [slot.eq(read.data), index.eq(ahead), ahead.eq(ahead + 1)]
         m.d.comb += [
-            write.addr.eq(Mux(found, index, free_at)),
+            write.addr.eq(place),
             write.data.line.eq(job.line),
             write.data.quarter.eq(Cat(job.enable[1] | job.enable[3], job.enable[2] | job.enable[3])),
             write.data.entry.eq(job.entry),
@@ -165,19 +168,23 @@ class KeptEntries(wiring.Component):
                     self.done.valid.eq(self.ended.valid & passes),
                     self.ended.ready.eq(self.done.ready & passes),
                 ]
-                m.d.sync += [index.eq(0), found.eq(0), free.eq(0), is_new.eq(0), kept.eq(0)]
+                m.d.sync += [ahead.eq(0), found.eq(0), free.eq(0), is_new.eq(0), kept.eq(0)]
+                m.d.sync += [search.same_line.eq(0), search.same_entry.eq(0)]
                 with m.If(self.ended.valid):
                     with m.If(~passes):
-                        m.next = "END"
+                        m.next = "READ"
                 with m.Elif(search.wanted):
-                    m.d.sync += [search.same_line.eq(0), search.same_entry.eq(0)]
+                    m.next = "READ"
+            with m.State("READ"):
+                with m.If(self.ended.valid):
+                    m.next = "END"
+                with m.Else():
                     m.next = "WALK"
             with m.State("WALK"):
                 with m.If(is_used & (slot.line == search.walk.line)):
                     m.d.sync += search.same_line.eq(1)
                     with m.If(slot.quarter == search.walk.quarter):
                         m.d.sync += [search.same_entry.eq(1), search.entry.eq(slot.entry)]
-                m.d.sync += index.eq(index + 1)
                 with m.If(index == self._slots - 1):
                     m.next = "WALKED"
             with m.State("WALKED"):
@@ -186,16 +193,14 @@ class KeptEntries(wiring.Component):
 
             with m.State("END"):
                 with m.If(~is_used & ~free):
-                    m.d.sync += [free.eq(1), free_at.eq(index)]
+                    m.d.sync += [free.eq(1), place.eq(index)]
                 with m.If(covered & ~(error & is_entry)):
                     m.d.sync += used.bit_select(index, 1).eq(0)
                 with m.If(covered & error & is_entry):
-                    m.d.sync += found.eq(1)
+                    m.d.sync += [found.eq(1), place.eq(index)]
                     m.next = "KEEP"
                 with m.Elif(index == self._slots - 1):
                     m.next = "KEEP"
-                with m.Else():
-                    m.d.sync += index.eq(index + 1)
             with m.State("KEEP"):
                 with m.If(error & is_entry):
                     with m.If(found | free):

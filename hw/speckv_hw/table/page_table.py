@@ -4,7 +4,7 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import chain
+from speckv_hw.stream import Stage, chain
 from speckv_hw.table.claims import Claims
 from speckv_hw.table.entry_updater import EntryUpdater
 from speckv_hw.table.kept_entries import RETRY_CLOCKS, JobDone, KeptEntries, Walk, WalkData
@@ -107,24 +107,27 @@ class PageTable(wiring.Component):
         m.submodules.claims = claims = Claims(len(workers) + 1)
         m.submodules.lookups = lookups = Share(TlbRequest, TlbResult, len(workers), outstanding=1)
         m.submodules.walks = walks = Share(Walk, WalkData, max(len(walkers), 1), outstanding=max(len(walkers), 1))
+        # Who walks, and whether that line is being written, are looked at in a clock each.
+        m.submodules.walking = walking = Stage(Walk)
         m.submodules.writes = writes = Share(WriteJob, JobDone, len(writers) + 1, outstanding=WRITING)
 
         chain(m, lookups.server_request, tlb.request)
         chain(m, tlb.result, lookups.server_response)
         # All walkers show the line that came last, so that there is nothing to choose.
         m.d.comb += tlb.request.payload.line.eq(kept.walked.payload.data)
+        chain(m, walks.server_request, walking)
         m.d.comb += [
             kept.writing.eq(writer.writes),
-            kept.walk.payload.eq(walks.server_request.payload),
+            kept.walk.payload.eq(walking.o.payload),
         ]
         # DRAM may carry out a read before a write that it was given before.
         with m.If(kept.claim.held):
             m.d.comb += writer.line.eq(kept.writing_line)
         with m.Else():
             m.d.comb += [
-                writer.line.eq(walks.server_request.payload.line),
-                kept.walk.valid.eq(walks.server_request.valid & ~writer.writes),
-                walks.server_request.ready.eq(kept.walk.ready & ~writer.writes),
+                writer.line.eq(walking.o.payload.line),
+                kept.walk.valid.eq(walking.o.valid & ~writer.writes),
+                walking.o.ready.eq(kept.walk.ready & ~writer.writes),
             ]
         wiring.connect(m, kept.walked, walks.server_response)
         wiring.connect(m, writes.server_request, writer.job)

@@ -45,9 +45,9 @@ class Tlb(wiring.Component):
     """Set-associative cache of table lines (four entries each), in synchronous-read memory.
 
     The set of a line is its number folded by XOR, so that one index in many streams spreads over the sets.
-    Every request gets one result, in order, `latency` clocks after it is offered; the next one is looked at a
-    clock after the result was taken. What a request changes is changed for all that follow. FILL takes the
-    ways of a set in turn (round robin), filled or not. `valid` bits are registers: nothing is cached after a
+    Every request gets one result, in order, `latency` clocks after it is offered, a FILL one clock later; the next one
+    is looked at a clock after the result was taken. What a request changes is changed for all that follow. FILL takes
+    the ways of a set in turn (round robin), filled or not. `valid` bits are registers: nothing is cached after a
     reset, or a FLUSH.
 
     Parameters
@@ -58,7 +58,7 @@ class Tlb(wiring.Component):
     Members
     -------
     request : In(stream(TlbRequest))
-        Accepted in the second clock that it is offered, so that `line` needs no registers here.
+        Accepted in the second clock that it is offered, a FILL in the third: `line` needs no registers here.
     result : Out(stream(TlbResult))
     """
 
@@ -83,7 +83,8 @@ class Tlb(wiring.Component):
         read_set = _folded(self.request.payload.page[2:self._config.page_bits], set_bits)
 
         turns = Array(Signal(range(ways), name=f"turn{n}") for n in range(sets))
-        victim = turns[set_]
+        victim = Signal(range(ways))
+        m.d.sync += victim.eq(turns[set_])
         hits = Signal(ways)
         judge = Signal()
         lines = []
@@ -136,7 +137,12 @@ class Tlb(wiring.Component):
                     entry.eq(self.request.payload.entry),
                 ]
                 with m.If(self.request.valid & ~self.result.valid):
-                    m.next = "JUDGE"
+                    with m.If(self.request.payload.op == TlbOp.FILL):
+                        m.next = "TURN"
+                    with m.Else():
+                        m.next = "JUDGE"
+            with m.State("TURN"):
+                m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.d.comb += [judge.eq(1), self.request.ready.eq(1)]
                 line = _select(hits, lines)
