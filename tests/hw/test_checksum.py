@@ -9,17 +9,18 @@ from speckv_hw.mover.checksum import Checksum
 
 
 def play(clocks):
-    """Plays `clocks`, each (start, valid, line as bytes). Returns `crc` as it is in each of them and after."""
+    """Plays `clocks`, each (start, valid, line as bytes). Returns `crc` as it is in each of them and in two more."""
     dut = Checksum()
     crcs = []
 
     async def testbench(ctx):
-        for start, valid, line in clocks:
+        for start, valid, line in [*clocks, (0, 0, bytes(64))]:
             ctx.set(dut.start, start)
             ctx.set(dut.valid, valid)
             ctx.set(dut.line, int.from_bytes(line, "little"))
             crcs.append(ctx.get(dut.crc))
             await ctx.tick()
+            assert ctx.get(dut.summing) == (valid or start)
         crcs.append(ctx.get(dut.crc))
 
     simulate(dut, testbench)
@@ -41,13 +42,13 @@ def test_random_runs():
             while rng.random() < 0.2:
                 clocks.append((0, 0, rng.randbytes(64)))
                 expected.append(expected[-1])
-    assert play(clocks) == expected
+    assert play(clocks) == [0, *expected]
 
 
 def test_latency():
     line = bytes(range(64))
     crcs = play([(1, 1, line)] + [(0, 0, bytes(64))] * 3)
-    assert crcs.index(zlib.crc32(line)) == Checksum.latency == 1
+    assert crcs.index(zlib.crc32(line)) == Checksum.latency == 2
     assert crcs[Checksum.latency:] == [zlib.crc32(line)] * len(crcs[Checksum.latency:])
 
 

@@ -13,8 +13,10 @@ __all__ = ["Checksum"]
 CRC_BITS = 32
 _ONES = 2**CRC_BITS - 1
 
-BLOCKS = 6, 6, 5, 5, 5, 5
+BLOCKS = (4,) * 8
 """Bits of the CRC that share logic."""
+GROUP = 64
+"""Bits of a line whose logic is apart from that of the others: with all in one, no router gets the wires through."""
 
 
 def _advance(register, line):
@@ -27,18 +29,18 @@ def _images():
     return [_advance(1 << bit, 0) for bit in range(CRC_BITS)] + [_advance(0, 1 << bit) for bit in range(LINE_BITS)]
 
 
-def _product(m, inputs):
-    """The register after a line. Its bits are XORs of half of the inputs each.
+def _share(m, name, inputs, images):
+    """What `inputs` give to the register after a line. Its bits are XORs of half of the inputs each.
 
     In blocks of some bits: inputs that change the same bits of a block are added once, and each of its bits is the sum
-    of half of those sums. That takes half of what the bits would take one by one, and no more levels.
+    of half of those sums. That takes much less than what the bits would take one by one, and no more levels.
     """
     product, begin = [], 0
     for width in BLOCKS:
         classes = {}
-        for bit, image in zip(inputs, _images(), strict=True):
+        for bit, image in zip(inputs, images, strict=True):
             classes.setdefault(image >> begin & (1 << width) - 1, []).append(bit)
-        sums = Signal(1 << width, name=f"sums_{begin}")
+        sums = Signal(1 << width, name=f"sums_{name}_{begin}")
         m.d.comb += [sums[number].eq(Cat(members).xor()) for number, members in classes.items() if number]
         product += [Cat(sums[number] for number in classes if number >> bit & 1).xor() for bit in range(width)]
         begin += width
@@ -48,23 +50,26 @@ def _product(m, inputs):
 class Checksum(wiring.Component):
     """CRC-32 (that of zlib: polynomial 0x04C11DB7, reflected, all ones before and after) over a run of lines.
 
-    Takes a line each clock in which `valid` is high; `crc` includes it from the next clock on. `start` begins a new run
+    Takes a line each clock in which `valid` is high; `crc` includes it `latency` clocks later. `start` begins a new run
     in the same clock as its first line, or before it.
 
     Members
     -------
     start, valid : In
     line : In
+    summing : Out
+        `crc` lacks a line that was taken, or does not know of a start.
     crc : Out
     """
 
-    latency = 1
+    latency = 2
 
     def __init__(self):
         super().__init__({
             "start": In(1),
             "valid": In(1),
             "line": In(LINE_BITS),
+            "summing": Out(1),
             "crc": Out(CRC_BITS),
         })
 
@@ -72,14 +77,22 @@ class Checksum(wiring.Component):
         m = Module()
         register = Signal(CRC_BITS, init=_ONES)
         current = Signal(CRC_BITS)
-        inputs = Signal(CRC_BITS + LINE_BITS)
+        starts, has_line = Signal(), Signal()
+        images = _images()
+        following = _share(m, "register", current, images[:CRC_BITS])
+        for begin in range(0, LINE_BITS, GROUP):
+            bits = slice(begin, begin + GROUP)
+            share = Signal(CRC_BITS, name=f"share{begin}")
+            m.d.sync += share.eq(_share(m, f"line{begin}", self.line[bits], images[CRC_BITS:][bits]))
+            following ^= share
         m.d.comb += [
-            inputs.eq(Cat(current, self.line)),
-            current.eq(Mux(self.start, _ONES, register)),
+            current.eq(Mux(starts, _ONES, register)),
             self.crc.eq(~register),
+            self.summing.eq(has_line | starts),
         ]
-        with m.If(self.valid):
-            m.d.sync += register.eq(_product(m, inputs))
+        m.d.sync += [starts.eq(self.start), has_line.eq(self.valid)]
+        with m.If(has_line):
+            m.d.sync += register.eq(following)
         with m.Else():
             m.d.sync += register.eq(current)
         return m

@@ -229,8 +229,7 @@ class Fetcher(wiring.Component):
         the signal that the page has ended.
         """
         m.submodules.checksum = checksum = Checksum()
-        m.submodules.stored = stored = Stage(ReadData)
-        chain(m, self.read_data, stored)
+        stored = self.read_data
         # Lines wait here so that their CRC need not.
         m.submodules.starts = starts = Fifo(DecodeStart, DECODED_PAGES)
         m.submodules.lines = lines = BypassFifo(LINE_BITS, STORED_LINES)
@@ -242,9 +241,9 @@ class Fetcher(wiring.Component):
         open_ends = Signal()
         has_lines = (page.bad == ErrorKind.NONE) & (page.lines != 0)
         m.d.comb += [
-            checksum.line.eq(stored.o.p.data),
-            checksum.valid.eq(transfer(stored.o)),
-            self.events.line_in.eq(transfer(stored.o)),
+            checksum.line.eq(stored.p.data),
+            checksum.valid.eq(transfer(stored)),
+            self.events.line_in.eq(transfer(stored)),
             pages.payload.eq(page),
             verdicts.payload.eq(verdict),
             verdicts.p.right.eq(checksum.crc == page.crc),
@@ -255,10 +254,10 @@ class Fetcher(wiring.Component):
             starts.i.p.single.eq(page.single),
             starts.i.p.rate.eq(page.rate),
             starts.i.p.skip.eq(page.skip),
-            lines.i.payload.eq(stored.o.p.data),
+            lines.i.payload.eq(stored.p.data),
         ]
-        with m.If(transfer(stored.o)):
-            m.d.sync += [received.eq(received + 1), verdict.any_error.eq(verdict.any_error | stored.o.p.error)]
+        with m.If(transfer(stored)):
+            m.d.sync += [received.eq(received + 1), verdict.any_error.eq(verdict.any_error | stored.p.error)]
         with m.FSM(name="stored"):
             with m.State("PAGE"):
                 m.d.comb += checksum.start.eq(1)
@@ -279,12 +278,12 @@ class Fetcher(wiring.Component):
             with m.State("SEALED"):
                 wanted = received != page.lines
                 m.d.comb += [
-                    lines.i.valid.eq(stored.o.valid & wanted),
-                    stored.o.ready.eq(lines.i.ready & wanted),
-                    verdicts.valid.eq(~wanted),
+                    lines.i.valid.eq(stored.valid & wanted),
+                    stored.ready.eq(lines.i.ready & wanted),
+                    verdicts.valid.eq(~wanted & ~checksum.summing),
                     pending.ready.eq(transfer(verdicts)),
                 ]
-                with m.If(transfer(stored.o) & stored.o.p.error):
+                with m.If(transfer(stored) & stored.p.error):
                     with m.If(page.codec != Codec.RAW):
                         m.d.sync += verdict.line_errors.eq(~0)
                     with m.Elif(~received[6]):
@@ -295,7 +294,7 @@ class Fetcher(wiring.Component):
                 m.d.comb += pending.ready.eq(open_ends)
                 with m.If(open_ends):
                     m.next = "PAGE"
-        return stored.o, received, verdicts.p, open_ends
+        return stored, received, verdicts.p, open_ends
 
     def _deliver(self, m, page_port, verdict_port, decoder, open_page, error):
         """From the decoder to the slot, and the end of each page."""

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from speckv_hw.stream import Fifo, Stage, chain, transfer
+from speckv_hw.stream import Fifo, Register, chain, transfer
 from speckv_hw.types import LINE_BITS, SLOT_WIDTH, SlotLine
 
 __all__ = ["LineReader", "LineRun"]
@@ -41,8 +41,8 @@ class LineReader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.stage0 = stage0 = Stage(LINE_BITS)
-        m.submodules.stage1 = stage1 = Stage(LINE_BITS)
+        m.submodules.stage0 = stage0 = Register(LINE_BITS)
+        m.submodules.stage1 = stage1 = Register(LINE_BITS)
         chain(m, stage0, self.lines0)
         chain(m, stage1, self.lines1)
         # Of each line that was asked for: whose it is, and whether it holds content.

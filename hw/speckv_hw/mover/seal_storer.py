@@ -10,7 +10,7 @@ from speckv_hw.mover.line_reader import LineRun
 from speckv_hw.mover.messages import SpillHeader, first_line
 from speckv_hw.mover.seal_finisher import SealOutcome
 from speckv_hw.mover.seal_placer import PlacedPage
-from speckv_hw.stream import Stage, chain, transfer
+from speckv_hw.stream import Register, chain, transfer
 from speckv_hw.types import LINE_BITS, PageState, SealKind, WriteData, WriteRequest
 
 __all__ = ["SealStorer"]
@@ -19,7 +19,7 @@ __all__ = ["SealStorer"]
 class SealStorer(wiring.Component):
     """Writes pages to DRAM and computes their CRC: encoded ones from the page buffer, others from the page cache.
 
-    A spilled page is its header (`SpillHeader`) and its lines up to the last that holds content. Three clocks and one
+    A spilled page is its header (`SpillHeader`) and its lines up to the last that holds content. Five clocks and one
     for each line; in order.
 
     Parameters
@@ -61,8 +61,11 @@ class SealStorer(wiring.Component):
         outcome = page.outcome
         entry = outcome.entry
         m.submodules.checksum = checksum = Checksum()
-        m.submodules.write_stage = write = Stage(WriteData)
+        m.submodules.write_register = write = Register(WriteData)
         chain(m, write, self.write_data)
+        # Lines are summed from the register, in the first clock that they are there.
+        is_new = Signal()
+        m.d.sync += is_new.eq(transfer(write.i))
         is_spilled = outcome.kind == SealKind.SPILL
         is_encoded = entry.state == PageState.SEALED
         written = Signal(7)
@@ -81,8 +84,8 @@ class SealStorer(wiring.Component):
             self.write_request.p.line.eq(first_line(self._config, entry.place)),
             self.write_request.p.count.eq(entry.lines),
             write.i.p.enable.eq(~0),
-            checksum.line.eq(write.i.p.data),
-            checksum.valid.eq(transfer(write.i)),
+            checksum.line.eq(write.o.p.data),
+            checksum.valid.eq(is_new),
             self.line_out.eq(transfer(write.i) & ~is_spilled),
             self.outcome.payload.eq(outcome),
             self.outcome.p.entry.crc.eq(checksum.crc),
@@ -126,11 +129,11 @@ class SealStorer(wiring.Component):
                         m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += [
-                    self.outcome.valid.eq(1),
+                    self.outcome.valid.eq(~is_new & ~checksum.summing),
                     self.outcome.p.is_written.eq(entry.state != PageState.POISONED),
-                    self.placed.ready.eq(self.outcome.ready),
-                    self.left.eq(self.outcome.ready & is_encoded),
+                    self.placed.ready.eq(transfer(self.outcome)),
+                    self.left.eq(transfer(self.outcome) & is_encoded),
                 ]
-                with m.If(self.outcome.ready):
+                with m.If(transfer(self.outcome)):
                     m.next = "PAGE"
         return m
