@@ -13,7 +13,7 @@ __all__ = ["Checksum"]
 CRC_BITS = 32
 _ONES = 2**CRC_BITS - 1
 
-BLOCKS = (4,) * 8
+BLOCK = 4
 """Bits of the CRC that share logic."""
 GROUP = 64
 """Bits of a line whose logic is apart from that of the others: with all in one, no router gets the wires through."""
@@ -35,15 +35,14 @@ def _share(m, name, inputs, images):
     In blocks of some bits: inputs that change the same bits of a block are added once, and each of its bits is the sum
     of half of those sums. That takes much less than what the bits would take one by one, and no more levels.
     """
-    product, begin = [], 0
-    for width in BLOCKS:
+    product = []
+    for begin in range(0, CRC_BITS, BLOCK):
         classes = {}
         for bit, image in zip(inputs, images, strict=True):
-            classes.setdefault(image >> begin & (1 << width) - 1, []).append(bit)
-        sums = Signal(1 << width, name=f"sums_{name}_{begin}")
+            classes.setdefault(image >> begin & (1 << BLOCK) - 1, []).append(bit)
+        sums = Signal(1 << BLOCK, name=f"sums_{name}_{begin}")
         m.d.comb += [sums[number].eq(Cat(members).xor()) for number, members in classes.items() if number]
-        product += [Cat(sums[number] for number in classes if number >> bit & 1).xor() for bit in range(width)]
-        begin += width
+        product += [Cat(sums[number] for number in classes if number >> bit & 1).xor() for bit in range(BLOCK)]
     return Cat(product)
 
 
